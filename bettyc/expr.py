@@ -6,11 +6,11 @@ operator of the registry (`bettyc.ops`).
 
 Leaves (op, attrs):
     const   value                     a real, int or bool scalar known at compile time
-    var     level, name               a tensor variable of a level; a built-in network `net` has one per
-                                      parameter, named `net.0.weight` as torch names them
+    var     level, name               a tensor variable of a level; a built-in network `net` has one
+                                      per parameter, named `net.0.weight` as torch names them
     module  level, name               the parameters of a network from Python, as one value
     data    data, field               a whole column of a data set or split
-    batch   draw, field               a column of the current batch; field `index` is the row numbers
+    batch   draw, field               a column of the current batch; `index` is the row numbers
     task    level, field              a column of the current task of a `foreach` level
 
 How a level is read (its response, its value, or detached) is not in the leaf: `detach` is an
@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from bettyc.types import Type
+from bettyc.types import REAL, Tensor, Type
 
 Attr: TypeAlias = Any  # JSON: None, bool, int, float, str, or a tuple of those
 Attrs: TypeAlias = tuple[tuple[str, Attr], ...]
@@ -74,15 +74,55 @@ class Graph:
         """
         from bettyc.ops import OPS
 
-        key = tuple(sorted((k, v) for k, v in attrs.items() if v is not None))
-        known = self._index.get((op, args, key_of(key)))
+        row = OPS[op]
+        key = tuple(sorted(row.attributes([self.nodes[a].type for a in args], attrs).items()))
+        known = self._index.get((op, args, key_of(key), None))
         if known is not None:
             return known
-        type_ = OPS[op].shape([self.nodes[a].type for a in args], dict(key))
-        return self._intern(op, args, key, type_)
+        type_ = row.shape([self.nodes[a].type for a in args], dict(key))
+        promoted = self._promote(args, type_, row.promotes)
+        found = self._intern(op, promoted, key, type_)
+        self._index[(op, args, key_of(key), None)] = found
+        return found
+
+    def make(self, op: str, args: Iterable[int], type_: Type, **attrs: Attr) -> int:
+        """An operator whose type is stated: networks, replicas, and what the calculus makes."""
+        key = tuple(sorted((k, v) for k, v in attrs.items() if v is not None))
+        return self._intern(op, tuple(args), key, type_)
+
+    def rebuild(self, index: int, args: Sequence[int]) -> int:
+        """The node with other operands of the same types."""
+        node = self.nodes[index]
+        return (
+            index
+            if tuple(args) == node.args
+            else self._intern(node.op, tuple(args), node.attrs, node.type)
+        )
+
+    def _promote(
+        self, args: tuple[int, ...], result: Type, positions: tuple[int, ...] | None
+    ) -> tuple[int, ...]:
+        """The operands with `real` around those that are int or bool, where a real is meant."""
+        kinds = {
+            t.kind for t in (result, *(self.nodes[a].type for a in args)) if isinstance(t, Tensor)
+        }
+        if "real" not in kinds:
+            return args
+        return tuple(
+            self.real(a) if positions is None or p in positions else a for p, a in enumerate(args)
+        )
+
+    def real(self, index: int) -> int:
+        """The node as a real tensor."""
+        node = self.nodes[index]
+        if not isinstance(node.type, Tensor) or node.type.kind == "real":
+            return index
+        if node.op == "const":
+            return self.leaf("const", REAL, value=float(node.attr("value")))
+        return self.add("real", index)
 
     def _intern(self, op: str, args: tuple[int, ...], attrs: Attrs, type_: Type) -> int:
-        key = (op, args, key_of(attrs))
+        key = (op, args, key_of(attrs), type_)
         found = self._index.get(key)
         if found is None:
             found = self._index[key] = len(self.nodes)
