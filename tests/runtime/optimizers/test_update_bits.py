@@ -1,0 +1,111 @@
+"""Every update rule gives the bits of torch.optim, out of place and in place."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from bettyc.runtime.optimizers import RULES
+from bettyc.runtime.optimizers.arithmetic import InPlace, Pure
+
+ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False}
+RMS = {"lr": 1e-2, "alpha": 0.99, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.0, "centered": False}
+SGD = {"lr": 0.1, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False}
+ADAGRAD = {"lr": 1e-2, "lr_decay": 0.0, "weight_decay": 0.0, "initial_accumulator_value": 0.0, "eps": 1e-10}
+CASES = [
+    ("sgd", torch.optim.SGD, SGD),
+    ("sgd", torch.optim.SGD, {**SGD, "momentum": 0.9, "weight_decay": 1e-2}),
+    ("sgd", torch.optim.SGD, {**SGD, "momentum": 0.8, "dampening": 0.3}),
+    ("sgd", torch.optim.SGD, {**SGD, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}),
+    ("adam", torch.optim.Adam, ADAM),
+    ("adam", torch.optim.Adam, {**ADAM, "amsgrad": True, "weight_decay": 0.1, "betas": (0.5, 0.9)}),
+    ("adamw", torch.optim.AdamW, {**ADAM, "weight_decay": 0.1, "lr": 0.05}),
+    ("rmsprop", torch.optim.RMSprop, RMS),
+    ("rmsprop", torch.optim.RMSprop, {**RMS, "momentum": 0.9, "centered": True, "weight_decay": 0.01}),
+    ("adagrad", torch.optim.Adagrad, ADAGRAD),
+    ("adagrad", torch.optim.Adagrad,
+     {**ADAGRAD, "lr_decay": 0.1, "weight_decay": 0.05, "initial_accumulator_value": 0.5}),
+]
+
+
+def gradients(count: int, dtype: torch.dtype) -> list[Tensor]:
+    g = torch.Generator().manual_seed(1)
+    return [torch.randn(37, generator=g, dtype=dtype) for _ in range(count)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("ops", [Pure, InPlace])
+@pytest.mark.parametrize(("name", "theirs", "options"), CASES)
+def test_bits_of_torch(name, theirs, options, ops, dtype):
+    start = torch.linspace(-1, 1, 37, dtype=dtype)
+    parameter = torch.nn.Parameter(start.clone())
+    optimizer = theirs([parameter], **options, foreach=False)
+    theta = start.clone()
+    state = RULES[name].init(theta, options)
+    for grad in gradients(12, dtype):
+        parameter.grad = grad.clone()
+        optimizer.step()
+        theta, state = RULES[name].update(theta, grad, state, options, ops)
+
+    assert torch.equal(theta, parameter.detach())
+
+
+@pytest.mark.parametrize(("name", "theirs", "options"), CASES)
+def test_pure_update_leaves_its_input_alone(name, theirs, options):
+    theta = torch.linspace(-1, 1, 37, dtype=torch.float64)
+    grads = gradients(2, torch.float64)
+    _, state = RULES[name].update(theta, grads[0], RULES[name].init(theta, options), options)
+    copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in state.items()}
+    before = theta.clone()
+
+    RULES[name].update(theta, grads[1], state, options)
+
+    assert torch.equal(theta, before)
+    for key, value in copies.items():
+        assert torch.equal(torch.as_tensor(state[key]), torch.as_tensor(value))
+
+
+@pytest.mark.parametrize(("name", "theirs", "options"), CASES)
+def test_differentiable_in_theta_grad_and_rate(name, theirs, options):
+    """Three updates against central differences, the learning rate as a tensor."""
+    grads = [g[:4] for g in gradients(3, torch.float64)]
+
+    def final(theta, lr, scale):
+        state = RULES[name].init(theta, options)
+        for g in grads:
+            theta, state = RULES[name].update(theta, scale * g, state, {**options, "lr": lr})
+        return theta
+
+    theta = torch.linspace(-1, 1, 4, dtype=torch.float64, requires_grad=True)
+    lr = torch.tensor(0.07, dtype=torch.float64, requires_grad=True)
+    scale = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
+
+    assert torch.autograd.gradcheck(final, (theta, lr, scale), eps=1e-6, atol=1e-6)
+
+
+def test_adam_is_differentiable_where_the_gradient_was_always_zero():
+    options = {**ADAM, "lr": 0.1}
+    theta = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    state = RULES["adam"].init(theta, options)
+    after, _ = RULES["adam"].update(theta, theta * torch.tensor([0.0, 1.0]), state, options)
+
+    (grad,) = torch.autograd.grad(after.sum(), theta)
+
+    assert grad[0] == 1.0
+    assert torch.isfinite(grad).all()
+
+
+def test_a_tensor_rate_gives_the_number_s_update():
+    options = {**SGD, "lr": 0.3}
+    theta, grad = torch.arange(3.0), torch.ones(3)
+    number, _ = RULES["sgd"].update(theta, grad, {}, options)
+    tensor, _ = RULES["sgd"].update(theta, grad, {}, {**options, "lr": torch.tensor(0.3)})
+
+    torch.testing.assert_close(number, tensor)
+
+
+def test_sign_sgd():
+    theta, _ = RULES["sign_sgd"].update(torch.zeros(3), torch.tensor([2.0, 0.0, -5.0]), {}, {"lr": 0.25})
+
+    assert theta.tolist() == [-0.25, 0.0, 0.25]
