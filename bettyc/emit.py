@@ -1,0 +1,330 @@
+"""Graph -> straight-line Python: one torch function, readable, the same text for the same program.
+
+`bettyc compile --emit python` prints this text and the runtime executes it, so that tracebacks and
+profilers show its lines. The function uses torch and its arguments, nothing else:
+
+    def fit_objective(train_x, w, train_y):
+        dtype = train_x.dtype
+        train_x_w = train_x @ w  # real[n]
+        ...
+        return loss
+
+A node that is used once and is short is written into the line of its user.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from bettyc.expr import LEAVES, Graph, Node
+from bettyc.ops import OPS
+from bettyc.types import Dim, Tensor, bind, number, symbol
+
+Leaf = Callable[[int, Node], str]
+Opaque = Callable[[int, Node, Sequence[str]], str]
+
+WIDTH = 72  # of a line with other nodes written into it
+SHORT = 48  # of a node that is written into another line
+
+# How tightly an operator binds; a text without an operator on the outside binds tightest.
+BINDING = {"add": 1, "sub": 1, "mul": 2, "div": 2, "matmul": 2, "neg": 3, "pow": 4}
+ATOM = 9
+# Operators that Python writes between two values, so that either may be a number.
+NUMERIC = frozenset({*BINDING, "eq", "ne", "lt", "le", "gt", "ge", "and", "or"})
+# What the value of an operator is called, where the operator's name is not a noun.
+NOUNS = {
+    "add": "total", "sub": "gap", "mul": "scaled", "div": "ratio", "pow": "power", "neg": "minus",
+    "matmul": "product", "index": "rows", "concat": "joined", "where": "chosen", "replicas": "all",
+    "apply": "out", "real": "as_real", "expand": "wide", "reshape": "flat", "permute": "turned",
+    "and": "both", "or": "either", "not": "unless",
+}  # fmt: skip
+
+
+def function(
+    graph: Graph,
+    outputs: Sequence[int],
+    *,
+    name: str,
+    leaf: Leaf,
+    opaque: Opaque | None = None,
+    sizes: Mapping[str, int] | None = None,
+    autograd: bool = True,
+) -> str:
+    """The text of a function that computes `outputs` (one value, or a tuple of several).
+
+    leaf: how a leaf is written: a name, which becomes an argument in the order of first use, or an
+        expression over arguments that the caller declares by returning their names elsewhere.
+    opaque: how an operator without torch text is called (networks, replicas, masks), from the texts
+        of its operands; `replicas` gets none, its body is a function of its own.
+    sizes: dims to write as numbers. The others are read off the shapes of the arguments.
+    autograd: without it, `detach` is written as nothing.
+    """
+    return _Writer(graph, leaf, opaque, sizes or {}, autograd).write(name, outputs)
+
+
+def needed(graph: Graph, outputs: Sequence[int]) -> list[int]:
+    """The nodes that a function evaluates itself: bodies of replicas are other functions."""
+    seen: set[int] = set()
+    stack = list(outputs)
+    while stack:
+        index = stack.pop()
+        if index not in seen:
+            seen.add(index)
+            if graph[index].op != "replicas":
+                stack.extend(graph[index].args)
+    return sorted(seen)
+
+
+class _Writer:
+    """One function being written."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        leaf: Leaf,
+        opaque: Opaque | None,
+        sizes: Mapping[str, int],
+        autograd: bool,
+    ) -> None:
+        self.graph = graph
+        self.leaf = leaf
+        self.opaque = opaque
+        self.autograd = autograd
+        self.sizes: dict[str, Dim] = {k: number(v) for k, v in sizes.items()}
+        self.texts: dict[int, tuple[str, int]] = {}  # text and how tightly it binds
+        self.names: dict[int, str] = {}
+        self.plain: set[int] = set()  # values that are Python numbers, not tensors
+        self.taken: set[str] = {"torch", "dtype", "device"}
+        self.lines: list[str] = []
+
+    def write(self, name: str, outputs: Sequence[int]) -> str:
+        order = needed(self.graph, outputs)
+        arguments = self._leaves(order)
+        self._dims(order)
+        uses = self._uses(order, outputs)
+        for index in order:
+            if index not in self.texts:
+                self._statement(index, uses[index])
+        results = ", ".join(
+            self._scalar(i) if i in self.plain else self.texts[i][0] for i in outputs
+        )
+        body = [*self.lines, f"return {results}"]
+        head, missing = self._head(body, order)
+        signature = ", ".join([*arguments, *missing])
+        return f"def {name}({signature}):\n" + "".join(f"    {line}\n" for line in [*head, *body])
+
+    def _leaves(self, order: Sequence[int]) -> list[str]:
+        """Write the leaves; the arguments are those that are plain names."""
+        arguments: list[str] = []
+        for index in order:
+            node = self.graph[index]
+            if node.op == "const":
+                value = node.attr("value")
+                self.plain.add(index)
+                text = repr(value) if abs(value) != float("inf") else f"float('{value}')"
+                self.texts[index] = text, 3 if text.startswith("-") else ATOM
+            elif node.op in LEAVES:
+                text = self.leaf(index, node)
+                self.texts[index] = text, ATOM
+                root = re.split(r"[.\[(]", text, maxsplit=1)[0]
+                self.taken.add(root)
+                if root not in arguments:
+                    arguments.append(root)
+                self.names[index] = re.sub(r"\W+", "_", text).strip("_")
+        return arguments
+
+    def _dims(self, order: Sequence[int]) -> None:
+        """Names for the dims, apart from all other names."""
+        names = {
+            n
+            for i in order
+            if isinstance(type_ := self.graph[i].type, Tensor)
+            for d in type_.shape
+            for n in d.names
+        }
+        for dim in sorted(names - self.sizes.keys()):
+            self.sizes[dim] = symbol(self._fresh(dim))
+
+    def _uses(self, order: Sequence[int], outputs: Sequence[int]) -> dict[int, int]:
+        uses = dict.fromkeys(order, 0)
+        for index in order:
+            for arg in self.graph[index].args:
+                if arg in uses:
+                    uses[arg] += 1
+        for index in outputs:
+            uses[index] += 1
+        return uses
+
+    def _statement(self, index: int, uses: int) -> None:
+        """Write a node, into the lines or into its user's text."""
+        node = self.graph[index]
+        text, binding = self._lower(index, node)
+        if node.op == "size" or (node.op in NUMERIC and {*node.args} <= self.plain):
+            self.plain.add(index)
+        alias = binding == ATOM and text.isidentifier()
+        if alias or (uses == 1 and len(text) <= SHORT and OPS[node.op].fusion != "opaque"):
+            self.texts[index] = text, binding
+            if alias:
+                self.names[index] = text
+            return
+        name = self.names[index] = self._fresh(self._title(node))
+        self._line(name, text, node)
+        self.texts[index] = name, ATOM
+
+    def _line(self, name: str, text: str, node: Node) -> None:
+        line, comment = f"{name} = {text}", f"  # {bind(node.type, self.sizes)}"
+        self.lines.append(line + comment if len(line + comment) <= 96 else line)
+
+    def _lower(self, index: int, node: Node) -> tuple[str, int]:
+        """The text of one node over the texts of its operands."""
+        row = OPS[node.op]
+        if not self.autograd and node.op in ("detach", "straight_through"):
+            return self.texts[node.args[0]]
+        if row.torch is None:
+            if self.opaque is None:
+                raise ValueError(f"%{index} = {node.op}: no way to call it was given")
+            operands = [] if node.op == "replicas" else [self.texts[a][0] for a in node.args]
+            return self.opaque(index, node, operands), 0
+        types = [bind(self.graph[a].type, self.sizes) for a in node.args]
+        marks = [f"\0{i}\0" for i in range(len(node.args))]
+        text = row.torch(marks, self._attributes(node), types, bind(node.type, self.sizes))
+        filled = self._fill(node, text)
+        if len(filled) > WIDTH:
+            for arg in self._inlined(node):
+                self._unfold(arg)
+            filled = self._fill(node, text)
+        return filled, _binding(node.op, filled)
+
+    def _attributes(self, node: Node) -> dict[str, object]:
+        return {k: _rebound(v, self.sizes) for k, v in node.attrs}
+
+    def _fill(self, node: Node, text: str) -> str:
+        """Put the operands' texts in, with parentheses where they are needed."""
+
+        def operand(match: re.Match[str]) -> str:
+            position = int(match[1])
+            inner, binding = self.texts[node.args[position]]
+            if node.args[position] in self.plain and not self._takes_numbers(node):
+                return self._scalar(node.args[position])
+            before, after = text[: match.start()], text[match.end() :]
+            if before.endswith(("(", "[", ", ")) and after.startswith((")", "]", ",")):
+                return inner
+            own = BINDING.get(node.op, ATOM)
+            first = position == 0 and node.op != "pow"
+            return (
+                inner
+                if binding > own or (binding == own and first) or binding == ATOM
+                else f"({inner})"
+            )
+
+        return re.sub("\0(\\d+)\0", operand, text)
+
+    def _takes_numbers(self, node: Node) -> bool:
+        """Whether Python numbers may stand for scalars: beside operators, and in one arm of `where`."""
+        if node.op == "where":
+            return not {*node.args[1:]} <= self.plain
+        return node.op in NUMERIC
+
+    def _scalar(self, index: int) -> str:
+        """A Python number as a tensor without axes; `full` does not wait for the device."""
+        type_ = self.graph[index].type
+        kind = type_.kind if isinstance(type_, Tensor) else "real"
+        dtype = {"real": "dtype", "int": "torch.int64", "bool": "torch.bool"}[kind]
+        return f"torch.full((), {self.texts[index][0]}, dtype={dtype}, device=device)"
+
+    def _inlined(self, node: Node) -> Iterator[int]:
+        """Operands that are written into this line, the longest first."""
+        inline = [
+            a
+            for a in dict.fromkeys(node.args)
+            if a not in self.names and self.graph[a].op != "const"
+        ]
+        yield from sorted(inline, key=lambda a: -len(self.texts[a][0]))
+
+    def _unfold(self, index: int) -> None:
+        """Give an operand its own line after all."""
+        node = self.graph[index]
+        name = self.names[index] = self._fresh(self._title(node))
+        self._line(name, self.texts[index][0], node)
+        self.texts[index] = name, ATOM
+
+    def _title(self, node: Node) -> str:
+        """What the value is called: `exp_log_wd`, `x_w`, `bce`."""
+        own = NOUNS.get(node.op, node.op)
+        leaves = [self.names.get(a) for a in node.args if self.graph[a].op in LEAVES]
+        if node.op == "matmul" and len(leaves) == 2 and all(leaves):
+            title = "_".join(str(n) for n in leaves)
+        elif len(node.args) == 1 and leaves and leaves[0]:
+            title = f"{own}_{leaves[0]}"
+        else:
+            title = own
+        return title if len(title) <= 24 else own
+
+    def _fresh(self, wanted: str) -> str:
+        base = re.sub(r"\W", "_", wanted)
+        base = f"{base}_" if keyword.iskeyword(base) or base[:1].isdigit() else base
+        name, count = base, 1
+        while name in self.taken:
+            count += 1
+            name = f"{base}_{count}"
+        self.taken.add(name)
+        return name
+
+    def _head(self, body: Sequence[str], order: Sequence[int]) -> tuple[list[str], list[str]]:
+        """Lines for dtype, device and dims that the body uses; dims that become arguments."""
+        words = set(re.findall(r"[^\W\d]\w*", " ".join(line.split("  # ")[0] for line in body)))
+        leaves = [i for i in order if self.graph[i].op in LEAVES and self.graph[i].op != "const"]
+        tensors = [(i, t) for i in leaves if isinstance(t := self.graph[i].type, Tensor)]
+        head = []
+        reals = [self.texts[i][0] for i, t in tensors if t.kind == "real"]
+        if "dtype" in words:
+            head.append(f"dtype = {f'{reals[0]}.dtype' if reals else 'torch.get_default_dtype()'}")
+        if "device" in words:
+            like = reals or [self.texts[i][0] for i, _ in tensors]
+            head.append(f"device = {f'{like[0]}.device' if like else None}")
+        missing = []
+        for dim, value in sorted(self.sizes.items()):
+            name = str(value)
+            if value.value is None and name in words:
+                source = next(self._sources(tensors, dim), None)
+                missing.append(name) if source is None else head.append(f"{name} = {source}")
+        return head, missing
+
+    def _sources(self, tensors: Sequence[tuple[int, Tensor]], dim: str) -> Iterator[str]:
+        for index, type_ in tensors:
+            for axis, size in enumerate(type_.shape):
+                if size == symbol(dim):
+                    yield f"{self.texts[index][0]}.shape[{axis}]"
+
+
+def _binding(op: str, text: str) -> int:
+    """How tightly the text binds: an infix operator as such, calls and names as atoms."""
+    if op in BINDING:
+        return BINDING[op]
+    depth = 0
+    for char in text:
+        depth += (char in "([") - (char in ")]")
+        if depth == 0 and char in " ~":
+            return 0
+    return 3 if text.startswith("-") else ATOM
+
+
+def _rebound(value: object, sizes: Mapping[str, Dim]) -> object:
+    """An attribute with the dims in it replaced: their terms are tuples of (names, coefficient)."""
+    if isinstance(value, tuple):
+        if value and all(_is_term(v) for v in value):
+            return Dim(value).bind(sizes).terms
+        return tuple(_rebound(v, sizes) for v in value)
+    return value
+
+
+def _is_term(value: object) -> bool:
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and isinstance(value[0], tuple)
+        and isinstance(value[1], int)
+        and all(isinstance(n, str) for n in value[0])
+    )
