@@ -24,6 +24,6 @@ CODES = (
         "`{level}` takes {steps} and is differentiated by `{strategy}`, which assumes it is solved",
     ),
     Code("MLO0905", "no-held-out-metric", "pedantic", "no metric uses held-out data"),
-    Code("MLO0906", "unused-allow", "pedantic", "`allow({code})` suppresses nothing"),
+    Code("MLO0906", "unused-allow", "pedantic", "`allow({allowed})` suppresses nothing"),
     Code("MLO0907", "repeated-constant", "pedantic", "constant `{value}` appears {count} times"),
 )
