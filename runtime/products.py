@@ -1,0 +1,134 @@
+r"""Products with the second derivatives of one objective, from one retained graph.
+
+With g = \partial C_Q / \partial theta_Q, the graph of g is built once; then
+
+    H v       = \partial (g . v) / \partial theta_Q          one backward through the graph
+    B_R^T u   = \partial (g . u) / \partial theta_R          one backward for all R together
+
+Memory: one graph of the gradient, kept as long as the object lives.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from bettyc.runtime.objective import Frame, Objective
+
+
+class Products:
+    """Second derivatives of `objective` at `theta`.
+
+    into: the levels whose cross products are wanted. All tensors that come back are detached; `theta`
+    is never written to. `count` is the number of Hessian-vector products so far.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        theta: Mapping[str, Tensor],
+        frame: Frame,
+        into: Sequence[str] = (),
+    ) -> None:
+        self.into = tuple(into)
+        self.count = 0
+        leaves = {name: theta[name].detach().requires_grad_() for name in (objective.level, *into)}
+        self._own = leaves[objective.level]
+        self._others = [leaves[name] for name in self.into]
+        with torch.enable_grad():
+            value = value_of(objective, {**theta, **leaves}, frame)
+            self._gradient = first_derivative(value, self._own, create_graph=True)
+        self.value = value.detach()
+        self.gradient = self._gradient.detach()
+        self.size = self._own.numel()
+
+    def hvp(self, v: Tensor) -> Tensor:
+        """H v, shape (size,)."""
+        self.count += 1
+        return self._back([self._own], v)[0]
+
+    def cross(self, u: Tensor) -> dict[str, Tensor]:
+        """(dg/dtheta_R)^T u for every R of `into`, each of the shape of theta[R]."""
+        return dict(zip(self.into, self._back(self._others, u), strict=True)) if self.into else {}
+
+    def columns(self, directions: Tensor) -> Tensor:
+        """H applied to every row of `directions`, shape (k, size), in one batched backward if it can be."""
+        if not self._gradient.requires_grad or self.size == 0:
+            return torch.zeros_like(directions)
+        self.count += len(directions)
+        try:
+            with warnings.catch_warnings():
+                # An operator without a batching rule is slow there, not wrong.
+                warnings.simplefilter("ignore", UserWarning)
+                (rows,) = torch.autograd.grad(
+                    self._gradient,
+                    [self._own],
+                    directions,
+                    retain_graph=True,
+                    is_grads_batched=True,
+                    materialize_grads=True,
+                )
+            return rows.detach()
+        except RuntimeError:
+            return torch.stack([self._back([self._own], row)[0] for row in directions])
+
+    def dense(self, chunk: int = 64) -> Tensor:
+        """H, shape (size, size), symmetric to rounding; size products in batches of `chunk`."""
+        eye = torch.eye(self.size, dtype=self._own.dtype, device=self._own.device)
+        if self.size == 0:
+            return eye
+        rows = torch.cat([self.columns(part) for part in eye.split(chunk)])
+        return 0.5 * (rows + rows.T)
+
+    def _back(self, inputs: list[Tensor], v: Tensor) -> list[Tensor]:
+        if not self._gradient.requires_grad:
+            return [torch.zeros_like(x) for x in inputs]
+        found = torch.autograd.grad(
+            self._gradient, inputs, v.detach(), retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return [x.detach() for x in found]
+
+
+def value_of(objective: Objective, theta: Mapping[str, Tensor], frame: Frame) -> Tensor:
+    """The objective, scalar; of a replicated level (two-dimensional theta[level]) the sum over its replicas."""
+    own = theta[objective.level]
+    if own.ndim < 2:
+        return objective(theta, frame)
+    values = [
+        objective({**theta, objective.level: row}, replica(frame, objective.level, i))
+        for i, row in enumerate(own.unbind())
+    ]
+    return torch.stack(values).sum() if values else own.sum()
+
+
+def replica(frame: Frame, level: str, index: int) -> Frame:
+    """The frame of one replica of a `foreach` level."""
+    return replace(frame, replica={**frame.replica, level: index})
+
+
+def first_derivative(value: Tensor, wrt: Tensor, create_graph: bool = False) -> Tensor:
+    """d value / d wrt; zeros where value does not depend on it."""
+    if not value.requires_grad:
+        return torch.zeros_like(wrt)
+    (found,) = torch.autograd.grad(
+        value, [wrt], create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
+    return found
+
+
+def gradients(
+    objective: Objective, theta: Mapping[str, Tensor], frame: Frame, wrt: Sequence[str]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The value, scalar, and the first derivatives with respect to theta[l] for l in `wrt`; all detached."""
+    leaves = {name: theta[name].detach().requires_grad_() for name in wrt}
+    with torch.enable_grad():
+        value = value_of(objective, {**theta, **leaves}, frame)
+    inputs = [leaves[name] for name in wrt]
+    if not value.requires_grad or not inputs:
+        return value.detach(), {name: torch.zeros_like(leaf.detach()) for name, leaf in leaves.items()}
+    found = torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
+    return value.detach(), {name: x.detach() for name, x in zip(wrt, found, strict=True)}

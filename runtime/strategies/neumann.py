@@ -1,0 +1,87 @@
+r"""Inverse Hessian products by a truncated Neumann series.
+
+    H^-1 a  ~  lr \sum_{k=0}^{terms-1} (I - lr H)^k a
+
+Converges when every eigenvalue of H lies in (0, 2/lr); the relative error is then at most
+max|1 - lr lambda|^terms. Costs terms - 1 products, one more for the residual, and two vectors of memory.
+
+lr = 0 takes 1 / lambda with lambda an estimate from above of the largest eigenvalue (power iteration,
+10 products). A given lr above 2 / lambda makes the terms grow: that is detected on the terms themselves,
+the series starts again with an estimated lr, and the report warns.
+
+Lorraine, Vicol, Duvenaud. AISTATS 2020, arXiv:1911.02590, algorithm 3.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bettyc.runtime.report import SolveError
+from bettyc.runtime.strategies.system import Solution, System, rayleigh
+from bettyc.strategies import Neumann
+
+
+def solve(system: System, options: Neumann) -> Solution:
+    """The sum of `terms` terms of the series."""
+    a = system.rhs
+    if not float(a.norm()):
+        return Solution(torch.zeros_like(a), residual=0.0)
+    lr, note = options.lr, ""
+    found = series(system, lr, options.terms) if lr else None
+    if found is None:
+        largest = largest_eigenvalue(system)
+        if lr:
+            note = f"the series diverges for lr = {lr:g}: lr = {1 / largest:.3g} is used instead"
+        lr = 1 / largest
+        found = series(system, lr, options.terms)
+    if found is None:
+        raise SolveError(
+            f"the Neumann series of level `{system.level}` diverges: its Hessian is indefinite;"
+            " use minres, or bring the level closer to its minimum"
+        )
+    h_u = system.product(found) if system.certify else None
+    return Solution(
+        found,
+        iterations=options.terms,
+        residual=None if h_u is None else float((h_u - a).norm()),
+        min_ritz=None if h_u is None else rayleigh(found, h_u),
+        note=note,
+        severe=bool(note),
+    )
+
+
+def series(system: System, lr: float, terms: int) -> Tensor | None:
+    """The truncated series, or None where a term is larger than the first."""
+    term = system.rhs
+    limit = float(term.norm()) * (1 + 1e-3)
+    total = term
+    for _ in range(terms - 1):
+        term = term - lr * system.product(term)
+        # For a symmetric H with eigenvalues in [0, 2/lr] no term is larger than the one before.
+        if not float(term.norm()) <= limit:
+            return None
+        total = total + term
+    return lr * total
+
+
+def largest_eigenvalue(system: System, steps: int = 10) -> float:
+    """An estimate from above of max |eigenvalue| of H: power iteration, its quotient plus its residual."""
+    generator = torch.Generator().manual_seed(0)
+    v = torch.randn(system.size, generator=generator, dtype=torch.float64).to(system.rhs)
+    v = v / v.norm()
+    quotient, slack = 0.0, 0.0
+    for _ in range(steps):
+        h_v = system.product(v)
+        quotient = float(v @ h_v)
+        slack = float((h_v - quotient * v).norm())
+        norm = float(h_v.norm())
+        if not 0 < norm < float("inf"):
+            break
+        v = h_v / norm
+    estimate = abs(quotient) + slack
+    if not estimate < float("inf"):
+        raise SolveError(
+            f"a Hessian-vector product of level `{system.level}` is not finite; lower its learning rate"
+        )
+    return estimate or 1.0

@@ -1,0 +1,146 @@
+"""One pull of an adjoint through one level: what every strategy is given, and what it gives back.
+
+A strategy answers for `level` Q, with adjoint a: the cross terms (dg_Q/dtheta_R)^T u for every R of
+`into`, where H_Q u = a. Most strategies are a `solve`, System -> Solution, and the cross products are
+taken for them; those that avoid second derivatives are a `pull`, System -> Pulled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bettyc.runtime.objective import Frame, Objective
+from bettyc.runtime.products import Products, gradients
+
+
+class Trajectory(Protocol):
+    """The inner steps that led to the level's variables, so that they can be replayed.
+
+    `others` maps every level to its flat variables; those that carry gradient stay connected, so that
+    a start copied from another level, or a learning rate that is a variable, is differentiated.
+    """
+
+    length: int
+
+    def begin(self, others: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The variables, shape of theta[level], and the optimizer's state before the first step."""
+        ...
+
+    def frame(self, k: int) -> Frame:
+        """What step k, 0 <= k < length, saw."""
+        ...
+
+    def below(self, k: int) -> Mapping[str, Tensor]:
+        """Variables of the levels below as step k saw them; empty where there are none."""
+        ...
+
+    def advance(
+        self,
+        k: int,
+        theta: Tensor,
+        grad: Tensor,
+        state: dict[str, Tensor],
+        others: Mapping[str, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Step k of the optimizer, clipping and projection included; differentiable in all tensors."""
+        ...
+
+
+@dataclass
+class System:
+    """H u = a for one level, with all that a strategy may use to answer it.
+
+    rhs: a, shape (size,). theta: flat variables of all levels; frame: of the level's objective.
+    mu: known strong convexity. lr: the lower learning rate, None where the optimizer has none.
+    scale: a positive approximation of diag(H), from the optimizer's state. warm: the last solution.
+    trajectory: of the inner steps, where the executor recorded it.
+    certify: whether to spend a product on the true residual.
+    """
+
+    level: str
+    root: str
+    objective: Objective
+    theta: Mapping[str, Tensor]
+    frame: Frame
+    rhs: Tensor
+    into: tuple[str, ...]
+    mu: float | None = None
+    lr: float | Tensor | None = None
+    scale: Tensor | None = None
+    warm: Mapping[str, Tensor] = field(default_factory=dict)
+    trajectory: Trajectory | None = None
+    certify: bool = True
+
+    @cached_property
+    def products(self) -> Products:
+        return Products(self.objective, self.theta, self.frame, self.into)
+
+    @property
+    def size(self) -> int:
+        return self.rhs.numel()
+
+    def product(self, v: Tensor) -> Tensor:
+        """H v in the precision of v."""
+        dtype = self.theta[self.level].dtype
+        return self.products.hvp(v.to(dtype)).to(v.dtype)
+
+    def dense(self) -> Tensor:
+        """H, shape (size, size), in the precision of the right-hand side."""
+        return self.products.dense().to(self.rhs.dtype)
+
+    def gradients_at(self, own: Tensor, wrt: Sequence[str]) -> dict[str, Tensor]:
+        """First derivatives of the level's objective with the level's variables replaced by `own`."""
+        return gradients(self.objective, {**self.theta, self.level: own}, self.frame, wrt)[1]
+
+    def learning_rate(self) -> Tensor:
+        """The lower learning rate. Raises ValueError where the level's optimizer has none."""
+        if self.lr is None:
+            raise ValueError(
+                f"level `{self.level}` is solved by an optimizer without a learning rate, which its"
+                " `hypergrad` needs; choose cg or exact"
+            )
+        return torch.as_tensor(self.lr, dtype=self.rhs.dtype, device=self.rhs.device).detach()
+
+
+@dataclass(frozen=True)
+class Solution:
+    """u of H u = a, and how it was found (see `Report`). residual: ||H u - a||, None if not known.
+
+    memory: what to hand back as `System.warm` next time.
+    """
+
+    u: Tensor
+    iterations: int = 0
+    residual: float | None = None
+    min_ritz: float | None = None
+    converged: bool | None = None
+    note: str = ""
+    severe: bool = False
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """The cross terms of a strategy that takes them itself: for every R of `into`, shape of theta[R].
+
+    products: gradient evaluations spent.
+    """
+
+    cross: Mapping[str, Tensor]
+    products: int = 0
+    converged: bool | None = None
+    note: str = ""
+    severe: bool = False
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def rayleigh(u: Tensor, h_u: Tensor) -> float | None:
+    """u.Hu / u.u, which no eigenvalue of H can all exceed; None for u = 0."""
+    square = float(u @ u)
+    return float(u @ h_u) / square if square > 0 else None

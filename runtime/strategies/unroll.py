@@ -1,0 +1,180 @@
+r"""Cross terms by reverse mode through the optimizer's updates.
+
+    (theta_k+1, s_k+1) = update(theta_k, s_k, g(theta_k; theta_R), options(theta_R)),  k = 0 .. T-1
+    cross_R = - (d theta_T / d theta_R)^T a
+
+The recorded steps are replayed with the same frames, so the replayed theta_T is the level's theta bit for bit. Where the start is
+copied from another level, or the learning rate is a variable, their gradients are included: nothing
+is assumed about convergence. Exact for what the optimizer did; it approaches the implicit gradient at the rate at which the
+optimizer converges.
+
+T gradients and T backward passes through them. Memory: the graphs of T steps, or with `recompute` the
+graphs of sqrt(T) steps and sqrt(T) iterates, for one more forward pass. `truncate` = K differentiates only the last K steps;
+the error decays like the contraction factor to the power K.
+
+Maclaurin, Duvenaud, Adams 2015; MAML, arXiv:1703.03400; Shaban et al., arXiv:1810.10667 (truncation).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bettyc.runtime.products import first_derivative, value_of
+from bettyc.runtime.report import SolveError
+from bettyc.runtime.strategies.system import Pulled, System, Trajectory
+from bettyc.strategies import Unroll
+
+State = dict[str, Tensor]
+
+
+def pull(system: System, options: Unroll) -> Pulled:
+    """The cross terms of the replayed trajectory, oldest steps cut off by `truncate`."""
+    path = trajectory_of(system)
+    first = max(0, path.length - options.truncate) if options.truncate else 0
+    count = path.length - first
+    segment = math.isqrt(max(count - 1, 0)) + 1 if options.recompute else max(count, 1)
+    cuts = list(range(first, path.length, segment)) or [first]
+    points = _points(system, path, cuts)
+    a_theta: Tensor = system.rhs.reshape(system.theta[system.level].shape)
+    a_state: State = {}
+    total = {name: torch.zeros_like(system.theta[name]) for name in system.into}
+    for start, end in reversed(list(zip(cuts, [*cuts[1:], path.length], strict=True))):
+        back = _reverse(system, path, points[start], start, end, a_theta, a_state)
+        a_theta, a_state = back.theta, back.state
+        for name, value in back.others.items():
+            total[name] = total[name] - value
+    if not all(bool(torch.isfinite(value).all()) for value in total.values()):
+        raise SolveError(
+            f"the unrolled gradient of level `{system.level}` is not finite; lower its learning rate or"
+            " set `truncate`"
+        )
+    return Pulled(total, products=2 * count)
+
+
+def trajectory_of(system: System) -> Trajectory:
+    """The recorded steps. Raises ValueError where there are none."""
+    if system.trajectory is None:
+        raise ValueError(f"level `{system.level}` has no recorded steps to differentiate through")
+    return system.trajectory
+
+
+def replay(
+    system: System,
+    path: Trajectory,
+    point: tuple[Tensor, State],
+    start: int,
+    end: int,
+    others: Mapping[str, Tensor],
+    graph: bool,
+) -> tuple[Tensor, State]:
+    """The iterate and optimizer state after steps start .. end-1 from `point`."""
+    theta, state = point
+    for k in range(start, end):
+        theta, state = step(system, path, theta, state, k, others, graph)
+    return theta, state
+
+
+def step(
+    system: System,
+    path: Trajectory,
+    theta: Tensor,
+    state: State,
+    k: int,
+    others: Mapping[str, Tensor],
+    graph: bool,
+) -> tuple[Tensor, State]:
+    """Step k of the inner optimizer from (theta, state); with `graph`, differentiable in all of them."""
+    with torch.enable_grad():
+        # A view, so that the derivative in `own` leaves out what else depends on the same tensor.
+        own = theta.view_as(theta) if theta.requires_grad else theta.detach().requires_grad_()
+        values = {**others, **_seen(path.below(k), others), system.level: own}
+        value = value_of(system.objective, values, path.frame(k))
+        grad = first_derivative(value, own, create_graph=graph)
+    with torch.set_grad_enabled(graph):
+        return path.advance(k, own if graph else own.detach(), grad, state, others)
+
+
+def _seen(below: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The values that a step saw, with the gradient of the present ones."""
+    return {
+        name: seen + (others[name] - others[name].detach()) if others[name].requires_grad else seen
+        for name, seen in below.items()
+    }
+
+
+def _points(
+    system: System, path: Trajectory, cuts: list[int]
+) -> dict[int, tuple[Tensor, State]]:
+    """The iterate and state before each of the steps `cuts`, without graphs."""
+    with torch.no_grad():
+        point = path.begin(system.theta)
+    found, k = {}, 0
+    for cut in cuts:
+        point = replay(system, path, point, k, cut, system.theta, graph=False)
+        found[cut], k = point, cut
+    return found
+
+
+@dataclass(frozen=True)
+class _Back:
+    """Cotangents at the start of a segment."""
+
+    theta: Tensor
+    state: State
+    others: dict[str, Tensor]
+
+
+def _reverse(
+    system: System,
+    path: Trajectory,
+    point: tuple[Tensor, State],
+    start: int,
+    end: int,
+    a_theta: Tensor,
+    a_state: State,
+) -> _Back:
+    """Cotangents pulled back through steps start .. end-1, and through the start itself for step 0."""
+    leaves = {name: system.theta[name].detach().requires_grad_() for name in system.into}
+    others = {**system.theta, **leaves}
+    with torch.enable_grad():
+        if start == 0:
+            theta, state = path.begin(others)
+            point_leaves: list[Tensor] = []
+            names: list[str] = []
+        else:
+            theta = point[0].detach().requires_grad_()
+            state = {n: _leaf(x) for n, x in point[1].items()}
+            names = [n for n, x in state.items() if x.requires_grad]
+            point_leaves = [theta, *(state[n] for n in names)]
+        last, last_state = replay(system, path, (theta, state), start, end, others, graph=True)
+    pairs = [(last, a_theta), *((last_state[n], a) for n, a in a_state.items())]
+    pairs = [(x, a) for x, a in pairs if x.requires_grad]
+    inputs = [*point_leaves, *leaves.values()]
+    if not pairs or not inputs:
+        grads = [torch.zeros_like(x) for x in inputs]
+    else:
+        grads = list(
+            torch.autograd.grad(
+                [x for x, _ in pairs],
+                inputs,
+                [a for _, a in pairs],
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        )
+    back = [g.detach() for g in grads]
+    own, rest = back[: len(point_leaves)], back[len(point_leaves) :]
+    return _Back(
+        own[0] if own else torch.zeros_like(a_theta),
+        dict(zip(names, own[1:], strict=True)),
+        dict(zip(leaves, rest, strict=True)),
+    )
+
+
+def _leaf(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_() if x.is_floating_point() else x
