@@ -15,19 +15,19 @@ from bettyc.runtime.optimizers.rule import Options, Rule, State
 
 
 def init(theta: Tensor, options: Options) -> State:
-    return {"step": 0, "v": torch.full_like(theta, options["initial_accumulator_value"])}
+    return {"v": torch.full_like(theta, options["initial_accumulator_value"])}
 
 
 def update(
-    theta: Tensor, grad: Tensor, state: State, options: Options, ops: type[Pure] = Pure
+    theta: Tensor, grad: Tensor, state: State, count: int, options: Options, ops: type[Pure] = Pure
 ) -> tuple[Tensor, State]:
     decay = options["weight_decay"]
     if isinstance(decay, Tensor) or decay != 0:
         grad = Pure.add(grad, theta, decay)
     v = ops.addmul(state["v"], grad, grad, 1)
-    rate = options["lr"] / (1 + state["step"] * options["lr_decay"])
+    rate = options["lr"] / (1 + count * options["lr_decay"])
     theta = ops.adddiv(theta, grad, root(v) + options["eps"], -rate)
-    return theta, {"step": state["step"] + 1, "v": v}
+    return theta, {"v": v}
 
 
 RULE = Rule(init, update)

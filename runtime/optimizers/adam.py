@@ -20,38 +20,37 @@ from bettyc.runtime.optimizers.rule import Options, Rule, State
 
 
 def init(theta: Tensor, options: Options) -> State:
-    state: State = {"step": 0, "m": torch.zeros_like(theta), "v": torch.zeros_like(theta)}
+    state: State = {"m": torch.zeros_like(theta), "v": torch.zeros_like(theta)}
     if options["amsgrad"]:
         state["v_max"] = torch.zeros_like(theta)
     return state
 
 
 def adam(
-    theta: Tensor, grad: Tensor, state: State, options: Options, ops: type[Pure] = Pure
+    theta: Tensor, grad: Tensor, state: State, count: int, options: Options, ops: type[Pure] = Pure
 ) -> tuple[Tensor, State]:
     decay = options["weight_decay"]
     if isinstance(decay, Tensor) or decay != 0:
         grad = Pure.add(grad, theta, decay)
-    return _moments(theta, grad, state, options, ops)
+    return _moments(theta, grad, state, count + 1, options, ops)
 
 
 def adamw(
-    theta: Tensor, grad: Tensor, state: State, options: Options, ops: type[Pure] = Pure
+    theta: Tensor, grad: Tensor, state: State, count: int, options: Options, ops: type[Pure] = Pure
 ) -> tuple[Tensor, State]:
     decay, lr = options["weight_decay"], options["lr"]
     if isinstance(decay, Tensor) or decay != 0:
         theta = ops.scale(theta, 1 - lr * decay)
-    return _moments(theta, grad, state, options, ops)
+    return _moments(theta, grad, state, count + 1, options, ops)
 
 
 def _moments(
-    theta: Tensor, grad: Tensor, state: State, options: Options, ops: type[Pure]
+    theta: Tensor, grad: Tensor, state: State, step: int, options: Options, ops: type[Pure]
 ) -> tuple[Tensor, State]:
     beta1, beta2 = options["betas"]
-    step = state["step"] + 1
     m = ops.lerp(state["m"], grad, 1 - beta1)
     v = ops.addmul(ops.scale(state["v"], beta2), grad, grad, 1 - beta2)
-    new: State = {"step": step, "m": m, "v": v}
+    new: State = {"m": m, "v": v}
     if options["amsgrad"]:
         v = new["v_max"] = torch.maximum(state["v_max"], v)
     rate = options["lr"] / (1 - beta1**step)

@@ -25,7 +25,7 @@ def init(theta: Tensor, options: Options) -> State:
 
 
 def update(
-    theta: Tensor, grad: Tensor, state: State, options: Options, ops: type[Pure] = Pure
+    theta: Tensor, grad: Tensor, state: State, count: int, options: Options, ops: type[Pure] = Pure
 ) -> tuple[Tensor, State]:
     alpha, decay, momentum = options["alpha"], options["weight_decay"], options["momentum"]
     if isinstance(decay, Tensor) or decay != 0:

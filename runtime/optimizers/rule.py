@@ -1,8 +1,9 @@
 """What an optimizer is to the runtime: how its state begins, and one update.
 
-    update(theta, grad, state, options, ops) -> (theta, state)
+    update(theta, grad, state, count, options, ops) -> (theta, state)
 
-theta and grad have the same shape; with `ops = Pure` nothing is overwritten and the result is
+theta and grad have the same shape, count is the number of updates before this one, state holds tensors of
+the shape of theta. With `ops = Pure` nothing is overwritten and the result is
 differentiable in theta, grad, state and every option that is a tensor; with `ops = InPlace` theta and
 the tensors of state are overwritten. The bits are those of torch.optim's single-tensor code.
 """
@@ -16,10 +17,9 @@ from torch import Tensor
 
 from bettyc.runtime.optimizers.arithmetic import Pure
 
-# Tensors of the shape of theta, and the number of updates so far under "step".
-State: TypeAlias = "dict[str, Tensor | int]"
+State: TypeAlias = dict[str, Tensor]
 Options: TypeAlias = Mapping[str, Any]
-Update: TypeAlias = "Callable[[Tensor, Tensor, State, Options, type[Pure]], tuple[Tensor, State]]"
+Update: TypeAlias = Callable[[Tensor, Tensor, State, int, Options, type[Pure]], tuple[Tensor, State]]
 
 
 class Rule(NamedTuple):

@@ -20,7 +20,7 @@ def init(theta: Tensor, options: Options) -> State:
 
 
 def update(
-    theta: Tensor, grad: Tensor, state: State, options: Options, ops: type[Pure] = Pure
+    theta: Tensor, grad: Tensor, state: State, count: int, options: Options, ops: type[Pure] = Pure
 ) -> tuple[Tensor, State]:
     decay, momentum = options["weight_decay"], options["momentum"]
     if isinstance(decay, Tensor) or decay != 0:

@@ -16,7 +16,7 @@ def init(theta: Tensor, options: Options) -> State:
 
 
 def update(
-    theta: Tensor, grad: Tensor, state: State, options: Options, ops: type[Pure] = Pure
+    theta: Tensor, grad: Tensor, state: State, count: int, options: Options, ops: type[Pure] = Pure
 ) -> tuple[Tensor, State]:
     return ops.add(theta, torch.sign(grad), -options["lr"]), state
 

@@ -1,0 +1,91 @@
+"""The inner updates since a level's last start, kept for strategies that differentiate through them.
+
+Recorded only for levels whose strategy asks for it; see `bettyc.runtime.strategies.system.Trajectory` for
+the contract. With `accumulate`, a step here is one gradient; the update happens at the last of a group.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+from bettyc.runtime.objective import Frame
+
+Tensors = dict[str, Tensor]
+# (theta_l, grad, state, count, theta of all levels) -> (theta_l, state): what one gradient does
+Advance = Callable[[Tensor, Tensor, Tensors, int, Mapping[str, Tensor]], tuple[Tensor, Tensors]]
+
+
+class Record(NamedTuple):
+    """One gradient: where it was taken (None but for records that may come first), what it saw, and how
+    many gradients the optimizer's state had seen before.
+    """
+
+    theta: Tensor | None
+    state: Tensors | None
+    frame: Frame
+    below: Mapping[str, Tensor]
+    count: int
+
+
+@dataclass
+class Trajectory:
+    """The updates of one level since its last start, or since the level above last moved.
+
+    advance: one step of the optimizer. origin: theta at the start as a function of the other levels
+    (`start = copy(...)`), None where it does not depend on them. keep: forget all but the last so many
+    gradients, 0 for none.
+    """
+
+    apply: Advance
+    origin: Callable[[Mapping[str, Tensor]], Tensor] | None = None
+    keep: int = 0
+    records: deque[Record] = field(default_factory=deque)
+    dropped: int = 0
+    copied: bool = False
+
+    def clear(self, copied: bool = False) -> None:
+        """Begin anew; `copied`: from a copy of another level."""
+        self.records.clear()
+        self.dropped = 0
+        self.copied = copied
+
+    def add(
+        self, theta: Tensor, state: Tensors, frame: Frame, below: Mapping[str, Tensor], count: int
+    ) -> None:
+        """Note a gradient. Tensors are kept, not copied: a recorded level is updated out of place."""
+        whole = bool(self.keep) or not self.records
+        self.records.append(
+            Record(theta if whole else None, state if whole else None, frame, below, count)
+        )
+        if self.keep and len(self.records) > self.keep:
+            self.records.popleft()
+            self.dropped += 1
+
+    @property
+    def length(self) -> int:
+        return len(self.records)
+
+    def begin(self, others: Mapping[str, Tensor]) -> tuple[Tensor, Tensors]:
+        """theta and the optimizer's state before the first step that is kept."""
+        first = self.records[0]
+        assert first.theta is not None
+        assert first.state is not None
+        if self.origin is not None and self.copied and not self.dropped:
+            return self.origin(others), dict(first.state)
+        return first.theta, dict(first.state)
+
+    def frame(self, k: int) -> Frame:
+        return self.records[k].frame
+
+    def below(self, k: int) -> Mapping[str, Tensor]:
+        return self.records[k].below
+
+    def advance(
+        self, k: int, theta: Tensor, grad: Tensor, state: Tensors, others: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensors]:
+        return self.apply(theta, grad, state, self.records[k].count, others)
