@@ -12,6 +12,7 @@ Leaves (op, attrs):
     data    data, field               a whole column of a data set or split
     batch   draw, field               a column of the current batch; `index` is the row numbers
     task    level, field              a column of the current task of a `foreach` level
+    direction  name                   what a derivative is multiplied with; made by the calculus
 
 How a level is read (its response, its value, or detached) is not in the leaf: `detach` is an
 operator, and starred or bare is one fact per pair of levels (MLO0213), kept in `Level.reads`.
@@ -31,7 +32,7 @@ from bettyc.types import REAL, Tensor, Type
 Attr: TypeAlias = Any  # JSON: None, bool, int, float, str, or a tuple of those
 Attrs: TypeAlias = tuple[tuple[str, Attr], ...]
 
-LEAVES = frozenset({"const", "var", "module", "data", "batch", "task"})
+LEAVES = frozenset({"const", "var", "module", "data", "batch", "task", "direction"})
 
 
 class Node(NamedTuple):

@@ -7,6 +7,8 @@ from typing import Any
 
 from bettyc.ops.row import Lowering, Op, ShapeError, ShapeRule, Types, inputs, table
 from bettyc.ops.rules import joined, numeric, of_kind, poisoned, tensor
+from bettyc.ops.slopes import by_slopes, holds
+from bettyc.ops.term import Term
 from bettyc.types import Tensor, Type, number
 
 TWO = number(2)
@@ -110,13 +112,125 @@ def _compare(name: str, symbol: str, doc: str, ordered: bool = True) -> Op:
     return _row(name, symbol, doc, _comparison(symbol, ordered), smooth="flat")
 
 
+def _add_reverse(node: Term, g: Term) -> Sequence[Term | None]:
+    return g, g
+
+
+def _add_forward(node: Term, tangents: Sequence[Term | None]) -> Term | None:
+    left, right = tangents
+    if left is None or right is None:
+        return left or right
+    return left + right
+
+
+def _sub_reverse(node: Term, g: Term) -> Sequence[Term | None]:
+    return g, -g
+
+
+def _sub_forward(node: Term, tangents: Sequence[Term | None]) -> Term | None:
+    left, right = tangents
+    if right is None:
+        return left
+    return -right if left is None else left - right
+
+
+def _neg_reverse(node: Term, g: Term) -> Sequence[Term | None]:
+    return (-g,)
+
+
+def _neg_forward(node: Term, tangents: Sequence[Term | None]) -> Term | None:
+    return None if tangents[0] is None else -tangents[0]
+
+
+def _div_reverse(node: Term, g: Term) -> Sequence[Term | None]:
+    scaled = g / node.operands[1]
+    return scaled, -(scaled * node)
+
+
+def _div_forward(node: Term, tangents: Sequence[Term | None]) -> Term | None:
+    left, right = tangents
+    divisor = node.operands[1]
+    if right is None:
+        return None if left is None else left / divisor
+    change = node * right
+    return (-change if left is None else left - change) / divisor
+
+
+def _base_slope(node: Term) -> Term:
+    base, exponent = node.operands
+    return exponent * base ** (exponent - 1.0)
+
+
+def _exponent_slope(node: Term) -> Term:
+    """The power times log(base), and 0 where the base is 0."""
+    base, _ = node.operands
+    return node * (base + holds(base.call("eq", 0.0))).call("log")
+
+
+def _where_reverse(node: Term, g: Term) -> Sequence[Term | None]:
+    condition = node.operands[0]
+    return None, condition.call("where", g, 0.0), condition.call("where", 0.0, g)
+
+
+def _where_forward(node: Term, tangents: Sequence[Term | None]) -> Term | None:
+    _, left, right = tangents
+    if left is None and right is None:
+        return None
+    return node.operands[0].call("where", left or 0.0, right or 0.0)
+
+
 ROWS = table(
-    _row("add", "+", "Sum, entry by entry.", _arithmetic("+"), curvature="linear"),
-    _row("sub", "-", "Difference, entry by entry.", _arithmetic("-"), curvature="linear"),
-    _row("mul", "*", "Product, entry by entry.", _arithmetic("*"), curvature="bilinear"),
-    _row("div", "/", "Quotient, entry by entry; always real.", _arithmetic("/", real=True)),
-    _row("pow", "**", "Power, entry by entry; always real.", _arithmetic("^", real=True)),
-    Op("neg", inputs("x"), "The negative.", _negated, _prefix("-"), curvature="linear"),
+    _row(
+        "add",
+        "+",
+        "Sum, entry by entry.",
+        _arithmetic("+"),
+        curvature="linear",
+        reverse=_add_reverse,
+        forward=_add_forward,
+    ),
+    _row(
+        "sub",
+        "-",
+        "Difference, entry by entry.",
+        _arithmetic("-"),
+        curvature="linear",
+        reverse=_sub_reverse,
+        forward=_sub_forward,
+    ),
+    _row(
+        "mul",
+        "*",
+        "Product, entry by entry.",
+        _arithmetic("*"),
+        curvature="bilinear",
+        **by_slopes(lambda n: n.operands[1], lambda n: n.operands[0]),
+    ),
+    _row(
+        "div",
+        "/",
+        "Quotient, entry by entry; always real.",
+        _arithmetic("/", real=True),
+        reverse=_div_reverse,
+        forward=_div_forward,
+    ),
+    _row(
+        "pow",
+        "**",
+        "Power, entry by entry; always real.",
+        _arithmetic("^", real=True),
+        **by_slopes(_base_slope, _exponent_slope),
+    ),
+    Op(
+        "neg",
+        inputs("x"),
+        "The negative.",
+        _negated,
+        _prefix("-"),
+        curvature="linear",
+        reverse=_neg_reverse,
+        forward=_neg_forward,
+    ),
     _compare("eq", "==", "Whether the entries are equal.", ordered=False),
     _compare("ne", "!=", "Whether the entries differ.", ordered=False),
     _compare("lt", "<", "Whether x is less than y."),
@@ -134,5 +248,9 @@ ROWS = table(
         _where_text,
         blocked=(0,),
         promotes=(1, 2),
+        smooth="piecewise",
+        kinks="where the condition changes",
+        reverse=_where_reverse,
+        forward=_where_forward,
     ),
 )

@@ -6,14 +6,25 @@ Opaque operators have no torch text of their own: who emits a function says how 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bettyc.ops import shape_rules as rules
 from bettyc.ops.row import Op, ShapeError, Types, constant, inputs, table, unsized
 from bettyc.ops.rules import numeric, poisoned
 from bettyc.types import Tensor, Type
 
+if TYPE_CHECKING:
+    from bettyc.expr import Node
+
 # Differentiated by autograd or not at all; never by formulas.
 OPAQUE = frozenset({"apply", "params", "ema", "extern_fn", "replicas"})
+
+
+def is_opaque(node: Node, operands: Types) -> bool:
+    """Whether formulas cannot look into the node; `params` of variables is transparent."""
+    if node.op == "params":
+        return not all(isinstance(t, Tensor) for t in operands)
+    return node.op in OPAQUE
 
 
 def _same(types: Types, attrs: Mapping[str, Any]) -> Type:
@@ -43,6 +54,11 @@ def _through_text(args: Sequence[str], attrs: Mapping[str, Any], types: Types, r
     return f"{args[1]} + ({args[0]} - {args[1]}).detach()"
 
 
+def _params_text(args: Sequence[str], attrs: Mapping[str, Any], types: Types, result: Type) -> str:
+    """Of variables; for the parameters of a network from Python the emitter is told."""
+    return f"torch.cat([{', '.join(f'{a}.reshape(-1)' for a in args)}])"
+
+
 _OPAQUE: dict[str, Any] = {"fusion": "opaque", "promotes": ()}
 
 ROWS = table(
@@ -64,6 +80,8 @@ ROWS = table(
         _straight_through,
         _through_text,
         blocked=(0,),
+        reverse=lambda node, g: (None, g),
+        forward=lambda node, tangents: tangents[1],
     ),
     Op("mask", (), "0 with probability p, else 1 / (1 - p).", unsized, internal=True, **_OPAQUE),
     Op(
@@ -81,6 +99,9 @@ ROWS = table(
         unsized,
         curvature="linear",
         **_OPAQUE,
+        torch=_params_text,
+        reverse=rules.params_reverse,
+        forward=rules.params_forward,
     ),
     Op(
         "ema",

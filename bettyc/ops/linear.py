@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bettyc.ops import linear_rules as rules
 from bettyc.ops.row import Lowering, Op, ShapeError, ShapeRule, Types, inputs, table
 from bettyc.ops.rules import form, numeric, poisoned
 from bettyc.types import Dim, Shape, Tensor, Type
@@ -111,6 +112,8 @@ ROWS = table(
         _matmul_text,
         curvature="bilinear",
         fusion="matmul",
+        reverse=rules.matmul_reverse,
+        forward=rules.matmul_forward,
     ),
     Op(
         "diag",
@@ -120,6 +123,8 @@ ROWS = table(
         _call("torch.diag"),
         curvature="linear",
         fusion="shape",
+        reverse=lambda node, g: (g.call("diag"),),
+        forward=lambda node, tangents: tangents[0] and tangents[0].call("diag"),
     ),
     Op(
         "solve",
@@ -128,6 +133,8 @@ ROWS = table(
         _solve,
         _call("torch.linalg.solve"),
         fusion="matmul",
+        reverse=rules.solve_reverse,
+        forward=rules.solve_forward,
     ),
     Op(
         "inv",
@@ -136,6 +143,8 @@ ROWS = table(
         _of_square("inv", 0),
         _call("torch.linalg.inv"),
         fusion="matmul",
+        reverse=rules.inv_reverse,
+        forward=rules.inv_forward,
     ),
     Op(
         "logdet",
@@ -144,5 +153,7 @@ ROWS = table(
         _of_square("logdet", 2),
         _call("torch.logdet"),
         fusion="matmul",
+        reverse=rules.logdet_reverse,
+        forward=rules.logdet_forward,
     ),
 )

@@ -7,6 +7,8 @@ from typing import Any
 
 from bettyc.ops.row import Op, ShapeError, Types, inputs, table
 from bettyc.ops.rules import form, numeric, poisoned, tensor
+from bettyc.ops.slopes import by_slopes, total
+from bettyc.ops.term import Term
 from bettyc.types import Tensor, Type, number
 
 TWO = number(2)
@@ -82,6 +84,44 @@ def _pick_text(args: Sequence[str], attrs: Mapping[str, Any], types: Types, resu
     return f"torch.gather({args[0]}, -1, {args[1]}[..., None])[..., 0]"
 
 
+def _targets(node: Term) -> Term:
+    """Labels as probabilities."""
+    logits, y = node.operands
+    return y if y.tensor.kind == "real" else y.make("one_hot", Tensor("real", logits.shape))
+
+
+def _xent_slope(node: Term) -> Term:
+    """softmax(z) - targets, where the targets add up to 1 (by the mass of them else)."""
+    logits, y = node.operands
+    mass = y.sum(-1).new_axis(-1) if y.tensor.kind == "real" else 1.0
+    return logits.call("softmax") * mass - _targets(node)
+
+
+def _xent_reverse(node: Term, g: Term) -> Sequence[Term | None]:
+    logits, y = node.operands
+    wide = g.new_axis(-1)
+    soft = y.tensor.kind == "real"
+    return wide * _xent_slope(node), -(wide * logits.call("log_softmax")) if soft else None
+
+
+def _xent_forward(node: Term, tangents: Sequence[Term | None]) -> Term | None:
+    change, targets = tangents
+    parts = []
+    if change is not None:
+        parts.append((_xent_slope(node) * change).sum(-1))
+    if targets is not None:
+        parts.append(-(node.operands[0].call("log_softmax") * targets).sum(-1))
+    return total(parts)
+
+
+def _pick_reverse(node: Term, g: Term) -> Sequence[Term | None]:
+    return g.new_axis(-1) * _targets(node), None
+
+
+def _pick_forward(node: Term, tangents: Sequence[Term | None]) -> Term | None:
+    return None if tangents[0] is None else tangents[0].call("pick", node.operands[1])
+
+
 ROWS = table(
     Op(
         "bce",
@@ -89,6 +129,9 @@ ROWS = table(
         "Binary cross-entropy of logits and targets (int<2>, bool or probabilities), per sample.",
         _bce,
         _bce_text,
+        **by_slopes(
+            lambda n: n.operands[0].call("sigmoid") - n.operands[1], lambda n: -n.operands[0]
+        ),
     ),
     Op(
         "xent",
@@ -96,9 +139,10 @@ ROWS = table(
         "Cross-entropy of logits real[..., C] and labels int<C>[...] or probabilities, per sample.",
         _xent,
         _xent_text,
-        blocked=(),
         fusion="reduce",
         promotes=(0,),
+        reverse=_xent_reverse,
+        forward=_xent_forward,
     ),
     Op(
         "pick",
@@ -110,5 +154,7 @@ ROWS = table(
         curvature="linear",
         fusion="gather",
         promotes=(0,),
+        reverse=_pick_reverse,
+        forward=_pick_forward,
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bettyc.ops import reduce_rules as rules
 from bettyc.ops.row import Lowering, Op, ShapeRule, Types, constant, inputs, table
 from bettyc.ops.rules import form, numeric, of_kind, one_axis, poisoned, tensor, without
 from bettyc.types import Tensor, Type
@@ -115,6 +116,7 @@ ROWS = table(
         _over("torch.sum"),
         shape=_reduction("sum", _counts),
         curvature="linear",
+        **rules.linear(rules.spread),
     ),
     _row(
         "mean",
@@ -122,6 +124,7 @@ ROWS = table(
         _over("torch.mean"),
         shape=_reduction("mean", _counts),
         curvature="linear",
+        **rules.linear(rules.averaged),
     ),
     _row(
         "amax",
@@ -132,6 +135,7 @@ ROWS = table(
         kinks="two entries share the maximum",
         curvature="convex",
         internal=True,
+        **rules.weighted(rules.winners),
     ),
     _row(
         "amin",
@@ -142,6 +146,7 @@ ROWS = table(
         kinks="two entries share the minimum",
         curvature="concave",
         internal=True,
+        **rules.weighted(rules.winners),
     ),
     Op(
         "prod",
@@ -150,6 +155,7 @@ ROWS = table(
         _product,
         _flat_first("torch.prod"),
         fusion="reduce",
+        **rules.weighted(rules.others),
     ),
     _row(
         "sumsq",
@@ -159,6 +165,7 @@ ROWS = table(
         ),
         shape=_reduction("sumsq", _first),
         curvature="convex",
+        **rules.weighted(rules.double),
     ),
     _row(
         "norm",
@@ -168,6 +175,7 @@ ROWS = table(
         smooth="piecewise",
         kinks="x = 0",
         curvature="convex",
+        **rules.weighted(rules.direction),
     ),
     _row(
         "logsumexp",
@@ -175,6 +183,7 @@ ROWS = table(
         _over("torch.logsumexp"),
         shape=_reduction("logsumexp", _first),
         curvature="convex",
+        **rules.weighted(rules.share),
     ),
     _row(
         "any",
@@ -212,6 +221,7 @@ ROWS = table(
         _over("torch.cumsum"),
         fusion="reduce",
         curvature="linear",
+        **rules.linear(rules.running),
     ),
     Op(
         "softmax",
@@ -220,6 +230,8 @@ ROWS = table(
         _along("softmax"),
         _over("torch.softmax"),
         fusion="reduce",
+        reverse=rules.softmax_reverse,
+        forward=rules.softmax_forward,
     ),
     Op(
         "log_softmax",
@@ -228,5 +240,18 @@ ROWS = table(
         _along("log_softmax"),
         _over("torch.log_softmax"),
         fusion="reduce",
+        reverse=rules.log_softmax_reverse,
+        forward=rules.log_softmax_forward,
+    ),
+    Op(
+        "flip",
+        (*inputs("x"), LAST),
+        "The entries along an axis in the opposite order.",
+        _along("flip"),
+        lambda args, attrs, types, result: f"torch.flip({args[0]}, ({attrs['axis']},))",
+        fusion="shape",
+        curvature="linear",
+        internal=True,
+        **rules.linear(lambda node, g: g.call("flip", axis=node.attr("axis"))),
     ),
 )

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bettyc.ops.row import ShapeError, ShapeRule, Types
-from bettyc.types import Dim, Module, Poison, Shape, Tensor, Type, number
+from bettyc.types import Dim, Module, Poison, Shape, Tensor, Type, add, number
 
 ONE = number(1)
 
@@ -157,3 +157,28 @@ def pointwise_unary(op: str, kind: str | None = None) -> ShapeRule:
         return bad or Tensor(kind or "real", numeric(op, types, 0).shape)
 
     return rule
+
+
+def sliced(size: Dim, low: Any, high: Any) -> Dim:
+    """The length of `low:high`; unlike Python, bounds past the end are an error."""
+    start = number(0) if low is None else from_start(size, bound(low))
+    stop = size if high is None else from_start(size, bound(high))
+    for edge in (start, stop):
+        if exceeds(edge, size):
+            raise ShapeError("MLO0406", [0], op="[]", index=edge, size=size)
+    length = add(stop, start, -1)
+    if length.value is not None and length.value < 0:
+        raise ShapeError(
+            "MLO0406", [0], "the slice ends before it starts", op="[]", index=stop, size=size
+        )
+    return length
+
+
+def from_start(size: Dim, edge: Dim) -> Dim:
+    return add(size, edge) if edge.value is not None and edge.value < 0 else edge
+
+
+def exceeds(value: Dim, size: Dim) -> bool:
+    """Provably larger than `size`, or negative: dims with names are at least zero."""
+    gap = add(value, size, -1).value
+    return (gap is not None and gap > 0) or (value.value is not None and value.value < 0)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bettyc.ops import shape_rules as rules
 from bettyc.ops.row import (
     Lowering,
     Op,
@@ -26,7 +27,7 @@ from bettyc.ops.row import (
     table,
     unsized,
 )
-from bettyc.ops.rules import ONE, bound, dims_text, form, of_kind, poisoned, tensor
+from bettyc.ops.rules import ONE, bound, dims_text, exceeds, form, of_kind, poisoned, sliced, tensor
 from bettyc.types import Dim, Shape, Tensor, Type, add, number
 
 
@@ -59,36 +60,11 @@ def _indexed(size: Dim, item: tuple[Any, ...], types: Types) -> Shape:
             raise ShapeError("MLO0406", [0], op="[]", index=item[1], size=size)
         return ()
     if item[0] == "slice":
-        return (_sliced(size, item[1], item[2]),)
+        return (sliced(size, item[1], item[2]),)
     indices = of_kind("[]", types, item[1], "int")
-    if indices.labels is not None and _exceeds(indices.labels, size):
+    if indices.labels is not None and exceeds(indices.labels, size):
         raise ShapeError("MLO0406", [0, item[1]], op="[]", index=indices.labels, size=size)
     return indices.shape
-
-
-def _sliced(size: Dim, low: Any, high: Any) -> Dim:
-    """The length of `low:high`; unlike Python, bounds past the end are an error."""
-    start = number(0) if low is None else _from_start(size, bound(low))
-    stop = size if high is None else _from_start(size, bound(high))
-    for edge in (start, stop):
-        if _exceeds(edge, size):
-            raise ShapeError("MLO0406", [0], op="[]", index=edge, size=size)
-    length = add(stop, start, -1)
-    if length.value is not None and length.value < 0:
-        raise ShapeError(
-            "MLO0406", [0], "the slice ends before it starts", op="[]", index=stop, size=size
-        )
-    return length
-
-
-def _from_start(size: Dim, edge: Dim) -> Dim:
-    return add(size, edge) if edge.value is not None and edge.value < 0 else edge
-
-
-def _exceeds(value: Dim, size: Dim) -> bool:
-    """Provably larger than `size`, or negative: dims with names are at least zero."""
-    gap = add(value, size, -1).value
-    return (gap is not None and gap > 0) or (value.value is not None and value.value < 0)
 
 
 def _concat(types: Types, attrs: Mapping[str, Any]) -> Type:
@@ -233,6 +209,25 @@ def _size_text(args: Sequence[str], attrs: Mapping[str, Any], types: Types, resu
     return str(bound(attrs["dim"]))
 
 
+def _scatter_text(args: Sequence[str], attrs: Mapping[str, Any], types: Types, result: Type) -> str:
+    zeros = f"{args[0]}.new_zeros({dims_text(_shape_of(result))})"
+    return f"{zeros}.index_add({attrs['axis']}, {args[1]}, {args[0]})"
+
+
+def _narrow_text(args: Sequence[str], attrs: Mapping[str, Any], types: Types, result: Type) -> str:
+    axis = attrs["axis"]
+    length = _shape_of(result)[axis]
+    return f"torch.narrow({args[0]}, {axis}, {bound(attrs['start'])}, {length})"
+
+
+def _pad_text(args: Sequence[str], attrs: Mapping[str, Any], types: Types, result: Type) -> str:
+    axis, start = attrs["axis"], bound(attrs["start"])
+    size, length = _shape_of(result)[axis], _shape_of(types[0])[axis]
+    after = add(add(size, length, -1), start, -1)
+    zeros = "0, 0, " * (len(_shape_of(result)) - 1 - axis)
+    return f"torch.nn.functional.pad({args[0]}, ({zeros}{start}, {after}))"
+
+
 _SHAPED: dict[str, Any] = {"curvature": "linear", "fusion": "shape"}
 
 ROWS = table(
@@ -247,6 +242,8 @@ ROWS = table(
         fusion="gather",
         promotes=(),
         internal=True,
+        reverse=rules.index_reverse,
+        forward=rules.index_forward,
     ),
     Op(
         "concat",
@@ -255,6 +252,8 @@ ROWS = table(
         _concat,
         _joined_text("torch.cat"),
         **_SHAPED,
+        reverse=rules.concat_reverse,
+        forward=rules.joined_forward,
     ),
     Op(
         "stack",
@@ -263,6 +262,8 @@ ROWS = table(
         _stack,
         _joined_text("torch.stack"),
         **_SHAPED,
+        reverse=rules.stack_reverse,
+        forward=rules.joined_forward,
     ),
     Op(
         "permute",
@@ -271,6 +272,10 @@ ROWS = table(
         _permute,
         _permute_text,
         **_SHAPED,
+        reverse=rules.permute_reverse,
+        forward=lambda node, tangents: (
+            tangents[0] and tangents[0].call("permute", axes=node.attr("axes"))
+        ),
     ),
     Op(
         "reshape",
@@ -280,6 +285,8 @@ ROWS = table(
         _reshape_text,
         internal=True,
         **_SHAPED,
+        reverse=rules.reshape_reverse,
+        forward=rules.typed_forward,
     ),
     Op(
         "expand",
@@ -289,6 +296,8 @@ ROWS = table(
         _expand_text,
         internal=True,
         **_SHAPED,
+        reverse=rules.expand_reverse,
+        forward=rules.typed_forward,
     ),
     Op("eye", (), "The identity matrix.", unsized, _eye_text, fusion="shape", internal=True),
     Op("size", (), "A dim as a real scalar.", unsized, _size_text, fusion="shape", internal=True),
@@ -320,5 +329,41 @@ ROWS = table(
         _int_text,
         smooth="flat",
         blocked=(0,),
+    ),
+    Op(
+        "scatter",
+        (*inputs("x", "rows"), constant("axis", 0)),
+        "The transpose of taking rows by number: x added to zeros at those rows.",
+        unsized,
+        _scatter_text,
+        blocked=(1,),
+        fusion="gather",
+        curvature="linear",
+        promotes=(),
+        internal=True,
+        reverse=rules.scatter_reverse,
+        forward=rules.scatter_forward,
+    ),
+    Op(
+        "narrow",
+        (*inputs("x"), constant("axis", 0), constant("start", None)),
+        "A piece along an axis; its length is the result's.",
+        unsized,
+        _narrow_text,
+        internal=True,
+        reverse=rules.narrow_reverse,
+        forward=rules.typed_forward,
+        **_SHAPED,
+    ),
+    Op(
+        "pad",
+        (*inputs("x"), constant("axis", 0), constant("start", None)),
+        "The transpose of `narrow`: x between zeros.",
+        unsized,
+        _pad_text,
+        internal=True,
+        reverse=rules.pad_reverse,
+        forward=rules.typed_forward,
+        **_SHAPED,
     ),
 )
