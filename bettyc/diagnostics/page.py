@@ -21,7 +21,7 @@ from bettyc.diagnostics.registry import row
 
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pages")
 
-_FENCE = re.compile(r"^```(.*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def page(code: str) -> Page:
 def parse_page(text: str, code: str) -> Page:
     """Take a page apart. Raises `ValueError` when it lacks a failing or a corrected program."""
     programs: dict[str, str] = {}
-    command, arguments = "check", ()
+    command = "check"
+    arguments: tuple[str, ...] = ()
     failing_files: dict[str, str] = {}
     fixed_files: dict[str, str] = {}
     for info, body in _FENCE.findall(text):

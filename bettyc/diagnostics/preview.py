@@ -38,15 +38,18 @@ def preview(source: Source, edits: Sequence[Edit], gutter: int) -> list[Row]:
 
 
 def last_line(source: Source, edits: Sequence[Edit]) -> int:
-    """The highest line number that `preview` prints."""
-    return max(block.last + _grown(source, block) for block in _blocks(source, edits))
+    """No line number that `preview` prints is higher."""
+    return max(
+        block.first - 1 + max(block.last - block.first + 1, len(_new_lines(source, block)))
+        for block in _blocks(source, edits)
+    )
 
 
 def _blocks(source: Source, edits: Sequence[Edit]) -> Iterator[_Block]:
     block: _Block | None = None
     for edit in sorted(edits, key=lambda edit: (edit.span.start, edit.span.end)):
-        first = source.position(edit.span.start)[0]
-        last = source.position(max(edit.span.start, edit.span.end - 1))[0]
+        # An edit that takes a line break away concerns the next line too.
+        first, last = source.position(edit.span.start)[0], source.position(edit.span.end)[0]
         if block and first <= block.last:
             block = _Block((*block.edits, edit), block.first, max(last, block.last))
             continue
@@ -57,34 +60,22 @@ def _blocks(source: Source, edits: Sequence[Edit]) -> Iterator[_Block]:
         yield block
 
 
-def _texts(source: Source, block: _Block) -> tuple[int, list[str], list[str]]:
-    """Where the block starts in the file, its old lines and its new lines."""
-    old = [source.line(number) for number in range(block.first, block.last + 1)]
-    head = block.edits[0].span.start
-    start = head - (source.position(head)[1] - 1)
-    text = "\n".join(old)
-    # An edit that takes a line break with it joins or removes lines.
-    broken = max(edit.span.end for edit in block.edits) - start > len(text)
-    if broken:
-        text += "\n"
-    new = apply_edits(text, block.edits, start)
-    if broken and not new:
-        return start, old, []
-    return start, old, new.removesuffix("\n").split("\n") if broken else new.split("\n")
-
-
-def _grown(source: Source, block: _Block) -> int:
-    _, old, new = _texts(source, block)
-    return max(0, len(new) - len(old))
+def _new_lines(source: Source, block: _Block) -> list[str]:
+    start = source.offset(block.first, 1)
+    end = source.offset(block.last, len(source.line(block.last)) + 1)
+    new = Source(source.name, apply_edits(source.text[start:end], block.edits, start))
+    return [new.line(number) for number in range(1, new.lines + 1)]
 
 
 def _rows(source: Source, block: _Block, gutter: int) -> Iterator[Row]:
-    start, old, new = _texts(source, block)
-    in_place = len(old) == len(new) == 1 and all(edit.text for edit in block.edits)
-    if in_place:
+    old = [source.line(number) for number in range(block.first, block.last + 1)]
+    new = _new_lines(source, block)
+    if len(old) == len(new) == 1 and all(edit.text for edit in block.edits):
         yield margin(gutter, block.first).put(gutter + 3, new[0])
-        yield _underline(block, start, new[0], gutter)
+        yield _underline(block, source.offset(block.first, 1), new[0], gutter)
         return
+    while old and new and old[-1] == new[-1]:
+        del old[-1], new[-1]
     for number, line in enumerate(old, block.first):
         yield _changed(number, "-", line, "delete", gutter)
     for number, line in enumerate(new, block.first):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from bettyc.diagnostics.model import Diagnostic
+from bettyc.diagnostics.model import Diagnostic, Severity
 from bettyc.diagnostics.span import Source
 
 Format = Literal["full", "concise", "json", "github", "sarif"]
@@ -54,7 +54,11 @@ def render(
 def summary(diagnostics: Sequence[Diagnostic]) -> str:
     """How many of each severity, worst first: `2 errors, 1 warning`; empty when there are none."""
     counts = Counter(d.severity for d in diagnostics)
-    words = {"error": "error", "warning": "warning", "pedantic": "pedantic finding"}
+    words: dict[Severity, str] = {
+        "error": "error",
+        "warning": "warning",
+        "pedantic": "pedantic finding",
+    }
     return ", ".join(
         f"{counts[severity]} {word}{'s' if counts[severity] > 1 else ''}"
         for severity, word in words.items()

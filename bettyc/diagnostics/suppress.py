@@ -91,7 +91,7 @@ def suppress(
         used.update(matching)
         if not matching:
             shown.append(diagnostic)
-    unused = [_unused(allow, allows) for allow in allows if allow not in used]
+    unused = [_unused(allow, allows, sources) for allow in allows if allow not in used]
     shown += [d for d in unused if not any(_covers(allow, d, sources) for allow in allows)]
     final = [(d, levels.severity(d)) for d in shown]
     return [replace(d, severity=severity) for d, severity in final if severity]
@@ -102,8 +102,7 @@ def _allows(
 ) -> Iterable[_Allow]:
     """The allowances that the comments of one file make."""
     commented = {source.position(span.start)[0]: span for span, _ in comments}
-    last = source.position(len(source.text))[0]
-    code_lines = [n for n in range(1, last + 1) if _has_code(source, n, commented.get(n))]
+    code_lines = [n for n in range(1, source.lines + 1) if _has_code(source, n, commented.get(n))]
     ranges = [
         range(source.position(s.start)[0], source.position(max(s.start, s.end - 1))[0] + 1)
         for s in statements
@@ -115,10 +114,9 @@ def _allows(
             continue
         line = source.position(span.start)[0]
         after = bisect_left(code_lines, line)
-        alone = line not in code_lines
         lines: range | None = None
         # Above all code it is about the file; below all code it is about nothing.
-        if after or not alone:
+        if after or line in code_lines:
             covered = code_lines[after] if after < len(code_lines) else 0
             around = [r for r in ranges if covered in r]
             lines = min(around, key=len, default=range(covered, covered + 1))
@@ -144,15 +142,24 @@ def _covers(allow: _Allow, diagnostic: Diagnostic, sources: Mapping[str, Source]
     return allow.lines is None or sources[span.file].position(span.start)[0] in allow.lines
 
 
-def _unused(allow: _Allow, allows: Sequence[_Allow]) -> Diagnostic:
+def _unused(allow: _Allow, allows: Sequence[_Allow], sources: Mapping[str, Source]) -> Diagnostic:
     """The report of an allowance that suppressed nothing, with the edit that removes it."""
     try:
-        severity = row(allow.code).severity
-        label = "an error cannot be allowed" if severity == "error" else ""
+        label = "an error cannot be allowed" if row(allow.code).severity == "error" else ""
     except KeyError:
         label = "no such code"
     suggestions: tuple[Suggestion, ...] = ()
     if sum(other.comment == allow.comment for other in allows) == 1:
-        edit = Edit(allow.comment, "")
+        edit = Edit(_removable(sources[allow.span.file], allow.comment), "")
         suggestions = (Suggestion("remove the comment", (edit,), "machine-applicable"),)
     return report("MLO0906", allow.span, label=label, suggestions=suggestions, allowed=allow.code)
+
+
+def _removable(source: Source, comment: Span) -> Span:
+    """What goes with a comment: its whole line, or the blanks between the code and it."""
+    line, column = source.position(comment.start)
+    before = source.line(line)[: column - 1]
+    if not before.strip():
+        end = source.offset(line + 1, 1) if line < source.lines else comment.end
+        return Span(comment.file, source.offset(line, 1), end)
+    return Span(comment.file, comment.start - len(before) + len(before.rstrip()), comment.end)

@@ -36,7 +36,7 @@ def paint(text: str, style: str, color: bool) -> str:
 
 
 def wants_color(mode: str, terminal: bool, environ: Mapping[str, str]) -> bool:
-    """Whether to colour: `mode` is auto, always or never; `NO_COLOR` (no-color.org) turns auto off."""
+    """Whether to colour. `mode` is auto, always or never; `NO_COLOR` turns auto off."""
     if mode != "auto":
         return mode == "always"
     return terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
