@@ -156,17 +156,21 @@ def _mul(node: Term) -> Term | None:
         return y * x
     if a == -1.0:
         return -y
-    return _factors(node, a) or _quotients(x, y)
+    return _scaled(node, a, y) if a is not None else _factors(node) or _quotients(x, y)
 
 
-def _factors(node: Term, a: float | None) -> Term | None:
+def _scaled(node: Term, factor: float, y: Term) -> Term | None:
+    """A constant times something: constants meet, and are scalars."""
+    inner, rest = _split(y)
+    if inner != 1.0:
+        return _times(factor * inner, rest)
+    full = node.operands[0].node.op == "expand" and y.shape == node.shape
+    return node.constant(factor) * y if full else None
+
+
+def _factors(node: Term) -> Term | None:
     """Constants to the front, signs out, squares seen, one order."""
     x, y = node.operands
-    if a is not None:
-        b, rest = _split(y)
-        if b != 1.0:
-            return _times(a * b, rest)
-        return node.constant(a) * y if x.node.op == "expand" and y.shape == node.shape else None
     (c, left), (d, right) = _split(x), _split(y)
     if c * d != 1.0 or left.index != x.index:
         return _times(c * d, left * right)
@@ -293,7 +297,7 @@ def _sum(node: Term) -> Term | None:
     axes = axes_of(x.shape, axis)
     if not axes:
         return x
-    if x.node.op == "square" and not node.attr("keep"):
+    if x.node.op == "square":
         return x.operands[0].call("sumsq", axis=axis)
     if x.node.op == "expand":
         inner = x.operands[0]

@@ -36,7 +36,7 @@ def _reduction(
         if bad:
             return bad
         shape = operand(op, types).shape
-        return Tensor(kind or "real", without(shape, attrs.get("axis"), attrs.get("keep", False)))
+        return Tensor(kind or "real", without(shape, attrs.get("axis")))
 
     return rule
 
@@ -79,17 +79,16 @@ def _along(op: str) -> ShapeRule:
     return rule
 
 
-def _over(function: str, all_axes: str = "") -> Lowering:
-    """`torch.f(x, axis)`; `all_axes` is how torch says all of them, where it must be said."""
+def _over(function: str, always: bool = False) -> Lowering:
+    """`torch.f(x, dim=axis)`; `always` for functions of torch that want their axes named."""
 
     def text(args: Sequence[str], attrs: Mapping[str, Any], types: Types, result: Type) -> str:
-        axis, keep = attrs.get("axis"), attrs.get("keep", False)
-        if axis is None and not keep:
-            return f"{function}({args[0]}{all_axes})"
+        axis = attrs.get("axis")
+        if axis is None and not always:
+            return f"{function}({args[0]})"
         source = types[0]
         rank = len(source.shape) if isinstance(source, Tensor) else 0
-        where = tuple(range(rank)) if axis is None else axis
-        return f"{function}({args[0]}, {where}{', keepdim=True' if keep else ''})"
+        return f"{function}({args[0]}, dim={tuple(range(rank)) if axis is None else axis})"
 
     return text
 
@@ -170,7 +169,7 @@ ROWS = table(
     _row(
         "norm",
         "Euclidean norm; its gradient at zero is zero.",
-        _over("torch.linalg.vector_norm", ", 2"),
+        _over("torch.linalg.vector_norm"),
         shape=_reduction("norm", _first),
         smooth="piecewise",
         kinks="x = 0",
@@ -180,7 +179,7 @@ ROWS = table(
     _row(
         "logsumexp",
         "log(sum(exp(x))), without overflow.",
-        _over("torch.logsumexp"),
+        _over("torch.logsumexp", always=True),
         shape=_reduction("logsumexp", _first),
         curvature="convex",
         **rules.weighted(rules.share),

@@ -115,11 +115,9 @@ def canonical_axis(op: str, type_: Type, axis: int | Sequence[int]) -> int | tup
     return one(axis) if isinstance(axis, int) else tuple(sorted({one(a) for a in axis}))
 
 
-def without(shape: Shape, axis: int | Sequence[int] | None, keep: bool = False) -> Shape:
+def without(shape: Shape, axis: int | Sequence[int] | None) -> Shape:
     """The shape after reducing over `axis` (None: all of them)."""
     axes = axes_of(shape, axis)
-    if keep:
-        return tuple(ONE if i in axes else d for i, d in enumerate(shape))
     return tuple(d for i, d in enumerate(shape) if i not in axes)
 
 

@@ -206,7 +206,8 @@ def _eye_text(args: Sequence[str], attrs: Mapping[str, Any], types: Types, resul
 
 
 def _size_text(args: Sequence[str], attrs: Mapping[str, Any], types: Types, result: Type) -> str:
-    return str(bound(attrs["dim"]))
+    text = str(bound(attrs["dim"]))
+    return text if text.isalnum() or text.isidentifier() else f"({text})"
 
 
 def _scatter_text(args: Sequence[str], attrs: Mapping[str, Any], types: Types, result: Type) -> str:
