@@ -38,6 +38,7 @@ class Lower:
     mu: known strong convexity in the flat variables. lr: the lower learning rate, if it has one.
     scale: positive approximation of diag(H) from the optimizer's state, shape of theta[level].
     trajectory: the recorded inner steps, for the strategies that replay them.
+    reduced: what to differentiate in place of the level's objective, where its curvature is total.
     """
 
     strategy: Any
@@ -45,6 +46,7 @@ class Lower:
     lr: float | Tensor | None = None
     scale: Tensor | None = None
     trajectory: Trajectory | None = None
+    reduced: Objective | None = None
 
 
 def hypergradient(
@@ -100,7 +102,7 @@ def _sweep(
         system = System(
             level=pull.level,
             root=root,
-            objective=objectives[pull.level],
+            objective=lower.reduced or objectives[pull.level],
             theta=theta,
             frame=frames[pull.level],
             rhs=_at_least_fp32(adjoints[pull.level]),
