@@ -361,6 +361,11 @@ def _joined(node: Term) -> Term | None:
     return node.constant(0.0) if all(value(x) == 0.0 for x in node.operands) else None
 
 
+def _real(node: Term) -> Term | None:
+    x = node.operands[0]
+    return x if x.tensor.kind == "real" else None
+
+
 def _detach(node: Term) -> Term | None:
     x = node.operands[0]
     return x if x.node.op in ("const", "detach", "data", "batch") else None
@@ -421,4 +426,5 @@ BY_OP: dict[str, tuple[Rule, ...]] = {
     "concat": (_joined,),
     "stack": (_joined,),
     "detach": (_detach,),
+    "real": (_real,),
 }

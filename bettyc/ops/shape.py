@@ -318,9 +318,10 @@ ROWS = table(
         "Integers, labels and bools as reals.",
         _cast("real", "real"),
         _real_text,
-        smooth="flat",
-        blocked=(0,),
+        curvature="linear",
         promotes=(),
+        reverse=lambda node, g: (g,),  # of a real; nothing flows into integers
+        forward=lambda node, tangents: tangents[0],
     ),
     Op(
         "int",
