@@ -11,7 +11,7 @@ Marks are 1-based lines and 0-based display columns; `end` is exclusive.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from bettyc.diagnostics.span import Source, Span
 from bettyc.diagnostics.text import Row, cells
@@ -22,8 +22,7 @@ TALLEST = 6
 CONTEXT = 12
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """Where a label points, resolved to lines and display columns."""
 
     first: int

@@ -7,7 +7,7 @@ number, the old lines are shown with `-` and the new ones with `+`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from bettyc.diagnostics.apply import apply_edits
 from bettyc.diagnostics.excerpt import margin
@@ -16,8 +16,7 @@ from bettyc.diagnostics.span import Source
 from bettyc.diagnostics.text import Row, cells
 
 
-@dataclass(frozen=True)
-class _Block:
+class _Block(NamedTuple):
     """Neighbouring edits and the whole lines they touch (1-based, both inclusive)."""
 
     edits: tuple[Edit, ...]

@@ -9,6 +9,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from bettyc.diagnostics.model import Diagnostic, Edit, Severity, Suggestion
 from bettyc.diagnostics.registry import report, row
@@ -53,8 +54,7 @@ class Levels:
         return "error" if self.error_on_warning else severity
 
 
-@dataclass(frozen=True)
-class _Allow:
+class _Allow(NamedTuple):
     """One code in one comment, and the lines it covers; None is the whole file."""
 
     code: str

@@ -39,4 +39,5 @@ CODES = (
         "error",
         "`{variable}` has one entry per row of `{data}`, but is indexed by a batch of `{other}`",
     ),
+    Code("MLO0510", "unknown-columns", "error", "the columns of `{name}` are not declared"),
 )

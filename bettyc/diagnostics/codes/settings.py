@@ -70,4 +70,10 @@ CODES = (
         "error",
         "`{lower}` is updated by `{first}` and `{second}`, which take different numbers of steps",
     ),
+    Code(
+        "MLO0616",
+        "optimizer-cannot-solve",
+        "error",
+        "optimizer `{optimizer}` cannot solve `{level}`: {reason}",
+    ),
 )

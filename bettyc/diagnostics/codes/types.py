@@ -61,4 +61,6 @@ CODES = (
         "warning",
         "`sum` over the batch axis `{dim}`: the objective scales with the batch size",
     ),
+    Code("MLO0417", "no-such-axis", "error", "no axis {axis} in `{type}`"),
+    Code("MLO0418", "wrong-form", "error", "`{function}` needs {expected}, found `{found}`"),
 )
