@@ -1,0 +1,332 @@
+"""Checks that need the whole model: gradients, curvature, strategies, data, and the lints.
+
+Each takes the facts it needs and returns diagnostics. Later ones assume that earlier ones found no error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bettyc import gradients, lints
+from bettyc.diagnostics.model import Diagnostic, Edit, Label, Suggestion
+from bettyc.diagnostics.registry import report
+from bettyc.diagnostics.span import Span
+from bettyc.diagnostics.suggest import closest
+from bettyc.elaborate.scope import Unit
+from bettyc.expr import Graph
+from bettyc.hierarchy import Hierarchy
+from bettyc.model import Call, Model, Ref
+from bettyc.optimizers import OPTIMIZERS
+from bettyc.planner.facts import Facts, gather, is_zero_sum, span_of
+from bettyc.types import Tensor
+
+
+def check(model: Model, graph: Graph, hierarchy: Hierarchy, spans: Mapping[int, Span],
+          unit: Unit) -> list[Diagnostic]:
+    """Everything wrong with a program whose names, types and hierarchy are right."""
+    flow = gradients.Flow(model, graph, spans)
+    found = gradients.check(flow, hierarchy)
+    if any(d.severity == "error" for d in found):
+        return found
+    facts = gather(model, graph, hierarchy)
+    found += _constant_in_upper(model, graph, hierarchy, spans)
+    for f in facts.values():
+        found += _curvature(f, graph, spans)
+        found += _strategy(f, facts, model, hierarchy)
+        found += _start(f, model, hierarchy)
+        found += _batch_sum(f, model, graph, spans)
+    found += _same_data(model, graph, hierarchy, spans)
+    found += _metrics(model, graph, hierarchy, spans)
+    found += _references(model, hierarchy)
+    found += lints.check(model, graph, hierarchy, facts, spans, unit)
+    return found
+
+
+def _constant_in_upper(model: Model, graph: Graph, h: Hierarchy, spans: Mapping[int, Span]) -> list[Diagnostic]:
+    """MLO0321: a level reads an upper variable only in terms without its own variables, so its solution
+    does not move with it.
+    """
+    found = []
+    for level in model.levels:
+        terms = _terms(graph, level.objective)
+        own = [{graph[i].attr("level") for i in _moving(graph, t)} for t in terms]
+        if level.networks and any(n.extern for n in level.networks):
+            own = [o | ({level.name} if _has_module(graph, t, level.name) else set())
+                   for o, t in zip(own, terms, strict=True)]
+        for upper, read in h.value[level.name].items():
+            if not any(upper in o for o in own):
+                continue  # detached or behind a flat function: other codes
+            moves = any(upper in o and (level.name in o or any(q in o for q in h.starred[level.name])) for o in own)
+            if not moves:
+                found.append(report(
+                    "MLO0321", read.span, lower=level.name, read=f"{read.level}.{read.name}",
+                    label="in a term without variables of this level",
+                    notes=["its derivative in the level's own variables is identically zero: is a factor missing?"]))
+    return found
+
+
+def _has_module(graph: Graph, root: int, level: str) -> bool:
+    return any(n.op == "module" and n.attr("level") == level for _, n in graph.leaves(root))
+
+
+def _moving(graph: Graph, root: int) -> set[int]:
+    """The variables and networks that carry gradient into a node."""
+    found: set[int] = set()
+    seen, stack = {root}, [root]
+    while stack:
+        index = stack.pop()
+        if graph[index].op in gradients.OWNED:
+            found.add(index)
+        for a in gradients.passes(graph, index):
+            if a not in seen:
+                seen.add(a)
+                stack.append(a)
+    return found
+
+
+def _terms(graph: Graph, root: int) -> list[int]:
+    """The summands of a scalar: through +, -, negation and factors that are constants."""
+    result, stack = [], [root]
+    while stack:
+        index = stack.pop()
+        node = graph[index]
+        if node.op in ("add", "sub", "neg"):
+            stack.extend(node.args)
+        elif node.op in ("mul", "div") and any(graph[a].op == "const" for a in node.args):
+            stack.extend(a for a in node.args if graph[a].op != "const")
+        else:
+            result.append(index)
+    return result
+
+
+def _curvature(f: Facts, graph: Graph, spans: Mapping[int, Span]) -> list[Diagnostic]:
+    """MLO0322 and MLO0323: no finite solution."""
+    level, c = f.level, f.curvature
+    free = [v for v in level.variables if v.domain is None]
+    if f.nested or not free or f.opaque:
+        return []
+    if c.kind == "affine":
+        return [report("MLO0322", level.objective_span, level=level.name, name=f"{level.name}.{free[0].name}",
+                       label="linear: it goes down for ever",
+                       notes=["add regularisation (`+ l2 * sumsq(...)`), or give the variable a domain"])]
+    if c.kind == "quadratic" and c.mu is not None and level.sense == "maximize":
+        return [report("MLO0323", level.objective_span, sense="maximize", curvature="convex",
+                       label="it goes up for ever", notes=["did you mean `minimize`?"])]
+    return []
+
+
+def _strategy(f: Facts, facts: Mapping[str, Facts], model: Model, h: Hierarchy) -> list[Diagnostic]:
+    """MLO0603 to MLO0610 and MLO0904: a strategy that does not suit its level."""
+    level, call = f.level, f.strategy
+    span = span_of(level, "hypergrad")
+    found: list[Diagnostic] = []
+    if span is None:
+        return found
+    name = call.name
+    options = dict(call.named)
+    table = OPTIMIZERS.get(f.optimizer.name)
+    at = Label(level.objective_span, f"{f.curvature}")
+    if name in ("unroll", "forward") and table is not None and not table.differentiable:
+        where = span_of(level, "optimizer")
+        found.append(report("MLO0604", span, strategy=name, optimizer=f.optimizer.name,
+                            secondary=[Label(where, "cannot be unrolled")] if where else [],
+                            notes=["use `sgd` or `adam`, or an implicit strategy such as `cg`"]))
+    elif name == "cg" and not options.get("damping") and f.curvature.mu is None and not f.curvature.convex:
+        reason = "maximizes" if level.sense == "maximize" else "is not known to be convex"
+        found.append(report("MLO0605", span, strategy=name, level=level.name, reason=reason, secondary=[at],
+                            notes=["use `neumann`, `damping > 0`, or an objective that is known to be convex"]))
+    elif name == "exact" and not f.quadratic and not f.glm:
+        found.append(report("MLO0606", span, level=level.name, curvature=str(f.curvature), secondary=[at]))
+    elif name == "danskin":
+        readers = [p for p in h.levels if level.name in h.starred[p]]
+        wrong = next((p for p in readers if not is_zero_sum(f, facts[p])), None)
+        if wrong is not None:
+            found.append(report("MLO0607", span, lower=level.name, upper=wrong, secondary=[
+                Label(level.objective_span, f"`{level.name}` {level.sense}s this"),
+                Label(facts[wrong].level.objective_span, f"`{wrong}` {facts[wrong].level.sense}s this")]))
+    if name == "unroll":
+        unrolled = options.get("steps") or 0
+        if isinstance(unrolled, int) and f.steps is not None and unrolled > f.steps:
+            found.append(report("MLO0608", span, unrolled=unrolled, level=level.name,
+                                steps=_steps(f.steps), secondary=[]))
+        elif f.start == "warm" and not f.solves:
+            found.append(report("MLO0609", span, steps=f.steps or 1, level=level.name,
+                                notes=["`start = reset` unrolls the whole path; an implicit strategy needs no path"]))
+    if name in ("cg", "neumann") and f.noisy and not options.get("damping") and f.curvature.mu is None:
+        found.append(report("MLO0610", span, strategy=name, level=level.name,
+                            notes=["each solve sees one batch only: `damping` keeps it well-conditioned"]))
+    return found
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
+
+
+def _start(f: Facts, model: Model, h: Hierarchy) -> list[Diagnostic]:
+    """MLO0611: `start = copy(other.module)`."""
+    value = f.level.setting("start")
+    if not isinstance(value, Call) or value.name != "copy":
+        return []
+    span = span_of(f.level, "start")
+    source = value.positional[0].path if isinstance(value.positional[0], Ref) else "?"
+    owner, _, name = source.partition(".")
+    reason = None
+    other = next((lv for lv in model.levels if lv.name == owner), None)
+    if other is None:
+        reason = f"there is no level `{owner}`"
+    elif f.name not in h.below[owner]:
+        reason = f"`{owner}` is not above it"
+    else:
+        theirs = _structure(model, owner, name)
+        mine = [_structure(model, f.name, n.name) for n in f.level.networks]
+        mine += [_structure(model, f.name, v.name) for v in f.level.variables if "." not in v.name]
+        if theirs is None:
+            reason = f"`{owner}` has no `{name}`"
+        elif theirs not in mine:
+            reason = "their structures differ"
+    if reason is None:
+        return []
+    return [report("MLO0611", span, level=f.name, source=source, reason=reason)]
+
+
+def _structure(model: Model, level: str, name: str) -> object:
+    """What two networks or variables must share to be copied."""
+    owner = model.level(level)
+    for network in owner.networks:
+        if network.name == name:
+            if network.extern is not None:
+                return (network.extern, network.arguments)
+            return [(v.name.partition(".")[2], v.type) for v in owner.variables if v.name in network.variables]
+    return next((v.type for v in owner.variables if v.name == name), None)
+
+
+def _batch_sum(f: Facts, model: Model, graph: Graph, spans: Mapping[int, Span]) -> list[Diagnostic]:
+    """MLO0416: `sum` over a batch axis."""
+    draws = {d.name: d for d in model.draws}
+    found = []
+    for index in graph.reachable([f.level.objective]):
+        node = graph[index]
+        if node.op not in ("sum", "sumsq") or index not in spans:
+            continue
+        operand = graph[node.args[0]].type
+        if not isinstance(operand, Tensor) or not operand.shape or isinstance(node.type, Tensor) and node.type.shape:
+            continue
+        batches = [draws[n.attr("draw")] for _, n in graph.leaves(node.args[0]) if n.op == "batch"]
+        leading = {t.shape[0] for d in batches for t in _columns(d.type) if t.shape}
+        if operand.shape[0] in leading and any(dict(d.options).get("batch") is not None for d in batches):
+            found.append(report("MLO0416", spans[index], dim=operand.shape[0], label="one term per row of the batch",
+                                suggestions=[Suggestion("use `mean`", (), "has-placeholders")]))
+    return found
+
+
+def _columns(type_: object) -> list[Tensor]:
+    from bettyc.types import Record, tensors
+
+    return [t for _, t in tensors(type_)] if isinstance(type_, Record | Tensor) else []
+
+
+def data_of(model: Model, graph: Graph, roots: list[int]) -> dict[str, int]:
+    """The data sets and split parts that formulas read, directly or by a batch, each with one node that does."""
+    draws = {d.name: d.of for d in model.draws}
+    found: dict[str, int] = {}
+    for root in roots:
+        for index, node in graph.leaves(root):
+            if node.op == "data":
+                found.setdefault(node.attr("data"), index)
+            elif node.op == "batch":
+                found.setdefault(draws[node.attr("draw")], index)
+    return found
+
+
+def _same_data(model: Model, graph: Graph, h: Hierarchy, spans: Mapping[int, Span]) -> list[Diagnostic]:
+    """MLO0502: lower and upper level learn from the same rows, so the upper one only helps the lower to overfit."""
+    found = []
+    shared = {d.name for d in model.draws if "." not in d.name}
+    uses = {lv.name: data_of(model, graph, [lv.objective]) for lv in model.levels}
+    lower_sense = {lv.name: lv.sense for lv in model.levels}
+    parts = {p.name for s in model.splits for p in s.parts}
+    has_rows = {d.name for d in model.data if d.rows is not None} | parts
+    for p in h.levels:
+        for q in h.starred[p]:
+            common = [d for d in uses[q] if d in uses[p] and d in has_rows]
+            game = lower_sense[p] != lower_sense[q] or any(d in shared for d in model.level(q).draws)
+            whole = [d for d in common if not _elsewhere(uses[p], d)]
+            if not whole or game:
+                continue
+            name = whole[0]
+            at, other = spans.get(uses[p][name]), spans.get(uses[q][name])
+            found.append(report(
+                "MLO0502", at or model.level(p).objective_span, lower=f"{q}: {name}", upper=f"{p}: {name}",
+                label=f"`{p}` is to judge what `{q}` learned", secondary=[Label(other, "learned from here")] if other else [],
+                suggestions=[Suggestion(f"`split {name} into train = 0.8, val = 0.2`, and use one in each", (),
+                                        "has-placeholders")]))
+    return found
+
+
+def _elsewhere(uses: Mapping[str, int], name: str) -> bool:
+    """Does the upper level see other data as well?"""
+    return any(d != name for d in uses)
+
+
+def _metrics(model: Model, graph: Graph, h: Hierarchy, spans: Mapping[int, Span]) -> list[Diagnostic]:
+    """MLO0505: a metric on the data that an upper level optimizes on, when that is all it sees."""
+    uppers = [p for p in h.levels if h.starred[p]]
+    optimized = {d: p for p in uppers for d in data_of(model, graph, [model.level(p).objective])}
+    rows = {p.name for s in model.splits for p in s.parts}
+    found = []
+    for metric in model.metrics:
+        used = data_of(model, graph, [metric.node])
+        if not used or not all(d in optimized for d in used):
+            continue
+        if not any(d in rows for d in used) or not _held_out(model, graph, rows):
+            continue
+        name, node = next(iter(used.items()))
+        found.append(report("MLO0505", spans.get(node, metric.span), metric=metric.name, name=name,
+                            level=optimized[name], label="not held out"))
+    return found
+
+
+def _held_out(model: Model, graph: Graph, parts: set[str]) -> bool:
+    """Is there a part that no level sees? Only then is there something better to measure on."""
+    seen = {d for lv in model.levels for d in data_of(model, graph, [lv.objective])}
+    return any(p not in seen for p in parts)
+
+
+def _references(model: Model, h: Hierarchy) -> list[Diagnostic]:
+    """MLO0801 and MLO0203: metrics and variables that run settings name."""
+    found: list[Diagnostic] = []
+    names = [m.name for m in model.metrics] + [f"{lv.name}.loss" for lv in model.levels]
+    for setting in model.run:
+        key = setting.path.partition(".")[2]
+        if setting.span is None or not isinstance(setting.value, Call | tuple):
+            continue
+        refs: list[tuple[str, str]] = []
+        if isinstance(setting.value, Call):
+            for argument, use in (("of", "stop on"), ("best", "keep the best by")):
+                value = setting.value.get(argument)
+                if isinstance(value, Ref):
+                    refs.append((value.path, use))
+        for path, use in refs:
+            if path not in names:
+                near = closest(path, names)
+                found.append(report("MLO0801", setting.span, name=path, use=use,
+                                    suggestions=[Suggestion(f"did you mean `{n}`?", (), "maybe-incorrect") for n in near],
+                                    notes=[f"known: {', '.join(names)}"]))
+        if key == "export" and isinstance(setting.value, tuple):
+            for ref in setting.value:
+                if isinstance(ref, Ref) and not _exists(model, ref.path):
+                    level, _, name = ref.path.partition(".")
+                    if level not in h.levels:
+                        found.append(report("MLO0201", setting.span, name=level))
+                    else:
+                        found.append(report("MLO0203", setting.span, level=level, name=name))
+    return found
+
+
+def _exists(model: Model, path: str) -> bool:
+    level, _, name = path.partition(".")
+    owner = next((lv for lv in model.levels if lv.name == level), None)
+    return owner is not None and name in {*(v.name for v in owner.variables), *(n.name for n in owner.networks)}
+
+
+__all__ = ["Edit", "check", "data_of"]

@@ -1,0 +1,1 @@
+"""From the syntax tree to the model: names, types, formulas. One file per concern."""

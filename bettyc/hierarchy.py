@@ -1,0 +1,354 @@
+"""Who is above whom: the order of the levels, inferred from how each objective mentions the others.
+
+    P reads `Q*.v`            Q is below P                       l2u edge (frozen inside `detach`)
+    P reads `Q.v`             legal only if Q is above P         u2l edge
+    P stars L, L reads R's value, and R's value reads lead back to P:
+                              L's response passes through R's solution, so R is below P     implied
+
+NetworkX holds the graph that users see (`bettyc.graph`); this pass is on sets because importing
+NetworkX takes 0.17 s, most of what `bettyc check` may take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+
+from bettyc.diagnostics.model import Diagnostic, Edit, Label, Note, Suggestion
+from bettyc.diagnostics.registry import report
+from bettyc.diagnostics.span import Span
+from bettyc.model import Read
+
+
+@dataclass(frozen=True)
+class Mentions:
+    """What one level's objective mentions of the others, in the order of the text.
+
+    stars: spans of the `*.` tokens are not needed: inserting a star is an edit at the dot, so each read
+    carries the span of the whole mention. lets: name and span of the level's `let`s, for MLO0307.
+    """
+
+    level: str
+    reads: tuple[Read, ...]
+    lets: tuple[tuple[str, Span], ...] = ()
+
+
+@dataclass
+class Hierarchy:
+    """The order of the levels. `below[p]` are all levels under p; `order` is from lowest to highest.
+
+    starred[p][q] and value[p][q]: the first mention that makes q's response / value part of p's
+    objective; frozen[p][q]: starred inside `detach`; implied[p][r]: the read of r by the starred level.
+    """
+
+    levels: tuple[str, ...]
+    starred: dict[str, dict[str, Read]] = field(default_factory=dict)
+    frozen: dict[str, dict[str, Read]] = field(default_factory=dict)
+    value: dict[str, dict[str, Read]] = field(default_factory=dict)
+    implied: dict[str, dict[str, Read]] = field(default_factory=dict)
+    below: dict[str, frozenset[str]] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
+
+    def depends(self, level: str, on: str) -> bool:
+        """Does the level's solution move with the variables of `on`, levels between them included?"""
+        seen: set[str] = set()
+        stack = [level]
+        while stack:
+            current = stack.pop()
+            for read in self._solution_reads(current):
+                if read == on:
+                    return True
+                # a value above `on` is held fixed while `on` moves
+                if read not in seen and read in self.below[on]:
+                    seen.add(read)
+                    stack.append(read)
+        return False
+
+    def _solution_reads(self, level: str) -> set[str]:
+        """The levels whose values enter the level's solution, those of its starred levels included."""
+        result: set[str] = set()
+        seen: set[str] = set()
+        stack = [level]
+        while stack:
+            current = stack.pop()
+            result |= set(self.value[current])
+            for lower in self.starred[current]:
+                if lower not in seen:
+                    seen.add(lower)
+                    stack.append(lower)
+        return result - {level}
+
+    def arrows(self, root: str) -> dict[str, tuple[str, ...]]:
+        """The relation Q => R on `root` and the levels below it, along which adjoints flow (DESIGN 3).
+
+        Q => R if Q reads R's value, or Q stars R and R's solution does not move with Q's variables.
+        """
+        inside = self.below[root] | {root}
+        result = {}
+        for q in sorted(inside - {root}):
+            reads = {r for r in self.value[q] if r in inside}
+            reads |= {r for r in self.starred[q] if r in inside and not self.depends(r, q)}
+            result[q] = tuple(sorted(reads))
+        return result
+
+    def sweep(self, root: str) -> list[tuple[str, tuple[str, ...]]]:
+        """Levels in the order of the adjoint sweep, each with where its adjoint flows.
+
+        Only levels that the root's starred reads reach and from which the root can be reached.
+        Raises CycleError when the relation is cyclic.
+        """
+        arrows = self.arrows(root)
+        live = set(self.starred[root])
+        stack = list(live)
+        while stack:
+            for r in arrows.get(stack.pop(), ()):
+                if r != root and r not in live:
+                    live.add(r)
+                    stack.append(r)
+        reaches = {root}
+        changed = True
+        while changed:
+            changed = False
+            for q in live - reaches:
+                if any(r in reaches for r in arrows[q]):
+                    reaches.add(q)
+                    changed = True
+        useful = live & reaches
+        graph = {q: {r for r in arrows[q] if r in useful} for q in sorted(useful)}
+        # static_order gives what others depend on first: R before Q, so the sweep is its reverse
+        order = list(stable_order(graph))[::-1]
+        return [(q, tuple(r for r in arrows[q] if r in useful or r == root)) for q in order]
+
+
+def stable_order(graph: Mapping[str, Iterable[str]]) -> list[str]:
+    """A topological order (predecessors first) that depends on names alone, not on the order of the text."""
+    sorter: TopologicalSorter[str] = TopologicalSorter(graph)
+    sorter.prepare()
+    order: list[str] = []
+    while sorter.is_active():
+        ready = sorted(sorter.get_ready())
+        order.extend(ready)
+        sorter.done(*ready)
+    return order
+
+
+def infer(mentions: Sequence[Mentions]) -> tuple[Hierarchy, list[Diagnostic]]:
+    """The hierarchy and what is wrong with it. With errors, `order` is empty where it has no meaning."""
+    names = tuple(m.level for m in mentions)
+    h = Hierarchy(names)
+    diagnostics: list[Diagnostic] = []
+    for m in mentions:
+        h.starred[m.level], h.frozen[m.level] = {}, {}
+        h.value[m.level], h.implied[m.level], h.below[m.level] = {}, {}, frozenset()
+        for read in m.reads:
+            if read.level == m.level:
+                if read.mode == "response":
+                    diagnostics.append(_own_star(read))
+                continue
+            if read.mode == "response":
+                (h.frozen if read.detached else h.starred)[m.level].setdefault(read.level, read)
+            elif not read.detached:
+                h.value[m.level].setdefault(read.level, read)
+    if diagnostics:
+        return h, diagnostics
+    mixed = _mixed_reads(mentions, h)
+    diagnostics += mixed.values()
+    _imply(h)
+    cycle = _cycles(mentions, h)
+    if cycle:
+        return h, diagnostics + cycle
+    h.below = _closure(h)
+    h.order = tuple(stable_order({p: h.below[p] for p in sorted(names)}))
+    diagnostics += _undirected(mentions, h, set(mixed))
+    return h, diagnostics
+
+
+def _own_star(read: Read) -> Diagnostic:
+    return report(
+        "MLO0302", read.span, level=read.level, label="its own solution",
+        suggestions=[Suggestion(
+            f"inside its own level a variable is just `{read.name}`",
+            (Edit(read.span, read.name),), "machine-applicable")],
+    )
+
+
+def _mixed_reads(mentions: Sequence[Mentions], h: Hierarchy) -> dict[tuple[str, str], Diagnostic]:
+    """MLO0213, keyed by (reader, level)."""
+    found = {}
+    for m in mentions:
+        for q, star in h.starred[m.level].items():
+            bare = h.value[m.level].get(q)
+            if bare is None:
+                continue
+            found[m.level, q] = report(
+                "MLO0213", bare.span, level=q, starred=f"{q}*.{star.name}", bare=f"{q}.{bare.name}",
+                label="a current value", secondary=[Label(star.span, "a response")],
+                notes=["a level is solved jointly: all of its variables are its response, or none"],
+                suggestions=[
+                    Suggestion("star both", (star_edit(bare),), "maybe-incorrect"),
+                    Suggestion("or take this one as a constant",
+                               (Edit(bare.span, f"detach({q}*.{bare.name})"),), "maybe-incorrect"),
+                ],
+            )
+            del h.value[m.level][q]
+    return found
+
+
+def star_edit(read: Read) -> Edit:
+    """Insert the star into a bare mention `q.v`, before its dot."""
+    at = read.span.start + len(read.level)
+    return Edit(Span(read.span.file, at, at), "*")
+
+
+def _imply(h: Hierarchy) -> None:
+    """Levels that a starred level reads, and whose own value reads lead back to the one that stars."""
+    for p in h.levels:
+        pending = list({**h.starred[p], **h.frozen[p]})
+        seen = set(pending)
+        while pending:
+            lower = pending.pop()
+            for r, read in h.value.get(lower, {}).items():
+                if r == p or r in seen or not _leads_to(h, r, p):
+                    continue
+                seen.add(r)
+                if r not in h.starred[p] and r not in h.frozen[p]:
+                    h.implied[p].setdefault(r, read)
+                pending.append(r)
+
+
+def _leads_to(h: Hierarchy, start: str, goal: str) -> bool:
+    """Is there a path of value reads from `start` to `goal`?"""
+    seen, stack = {start}, [start]
+    while stack:
+        for r in h.value.get(stack.pop(), {}):
+            if r == goal:
+                return True
+            if r not in seen:
+                seen.add(r)
+                stack.append(r)
+    return False
+
+
+def _cycles(mentions: Sequence[Mentions], h: Hierarchy) -> list[Diagnostic]:
+    """MLO0301 and MLO0307 for cycles of stars, MLO0305 for pairs that are each implied below the other."""
+    down = {p: set(h.starred[p]) | set(h.frozen[p]) for p in h.levels}
+    try:
+        list(stable_order(down))
+    except CycleError as error:
+        # graphlib lists predecessors: each level of the chain is starred by the next
+        chain: list[str] = error.args[1][::-1]
+        return [_star_cycle(mentions, h, chain)]
+    with_implied = {p: down[p] | set(h.implied[p]) for p in h.levels}
+    try:
+        list(stable_order(with_implied))
+    except CycleError as error:
+        chain = error.args[1][::-1]
+        return [_implied_cycle(h, chain)]
+    return []
+
+
+def _mention(h: Hierarchy, p: str, q: str) -> Read:
+    for table in (h.starred, h.frozen, h.implied):
+        if q in table[p]:
+            return table[p][q]
+    raise KeyError((p, q))
+
+
+def _star_cycle(mentions: Sequence[Mentions], h: Hierarchy, chain: list[str]) -> Diagnostic:
+    reads = [(p, _mention(h, p, q)) for p, q in zip(chain, chain[1:], strict=False)]
+    for p, read in reads:
+        lets = next(m.lets for m in mentions if m.level == p)
+        for name, span in lets:
+            if span.file == read.span.file and span.start <= read.span.start < span.end:
+                return report(
+                    "MLO0307", read.span, name=name, level=p, upper=read.level,
+                    label="a response of a level above",
+                    secondary=[Label(r.span, f"`{q}` stars `{r.level}` here") for q, r in reads if r is not read],
+                    suggestions=[Suggestion(
+                        f"read its current value, `{read.level}.{read.name}`",
+                        (Edit(read.span, f"{read.level}.{read.name}"),), "maybe-incorrect")],
+                )
+    text = ", ".join(f"`{p}` stars `{read.level}`" for p, read in reads)
+    first = reads[0][1]
+    return report(
+        "MLO0301", first.span, chain=text, label=f"`{reads[0][0]}` stars `{first.level}`",
+        secondary=[Label(r.span, f"`{p}` stars `{r.level}`") for p, r in reads[1:]],
+        notes=["a loop of responses has no top"],
+        suggestions=[
+            Suggestion(f"drop this star: `{p}` then reads the current value of `{r.level}`",
+                       (Edit(r.span, f"{r.level}.{r.name}"),), "maybe-incorrect")
+            for p, r in reads
+        ],
+    )
+
+
+def _implied_cycle(h: Hierarchy, chain: list[str]) -> Diagnostic:
+    first, second = chain[0], chain[1]
+    both = (set(h.starred[first]) | set(h.frozen[first])) & (set(h.starred[second]) | set(h.frozen[second]))
+    lower = min(both, default=min({**h.starred[first], **h.frozen[first]}, default=second))
+    read = h.value[first].get(second) or _mention(h, first, second)
+    back = h.value[second].get(first)
+    return report(
+        "MLO0305", read.span, first=first, second=second, lower=lower,
+        label=f"`{read.level}.{read.name}` is read here",
+        secondary=[Label(back.span, "and here the other way round")] if back else [],
+        notes=[f"both would be below the other, since the response of `{lower}` passes through both"],
+        suggestions=[
+            Suggestion(f"put `{r.level}` below: read its response", (star_edit(r),), "maybe-incorrect")
+            for r in (read, back) if r is not None and r.mode == "value"
+        ],
+    )
+
+
+def _closure(h: Hierarchy) -> dict[str, frozenset[str]]:
+    down = {p: {*h.starred[p], *h.frozen[p], *h.implied[p]} for p in h.levels}
+    below: dict[str, frozenset[str]] = {}
+    for p in stable_order(down):
+        below[p] = frozenset(down[p]).union(*(below[q] for q in down[p]))
+    return below
+
+
+def _undirected(
+    mentions: Sequence[Mentions], h: Hierarchy, skip: set[tuple[str, str]]
+) -> list[Diagnostic]:
+    """MLO0319, one per pair of levels: a bare read is legal only of a level above."""
+    found = []
+    done: set[frozenset[str]] = {frozenset(pair) for pair in skip}
+    for m in mentions:
+        for q, read in h.value[m.level].items():
+            pair = frozenset((m.level, q))
+            if m.level in h.below[q] or pair in done:
+                continue
+            done.add(pair)
+            found.append(_undirected_pair(h, m.level, read))
+    return found
+
+
+def _undirected_pair(h: Hierarchy, p: str, read: Read) -> Diagnostic:
+    q = read.level
+    back = h.value[q].get(p)
+    notes: list[Note | str] = []
+    suggestions = [Suggestion(
+        f"if `{q}` is solved below `{p}`, read its response (differentiated)",
+        (star_edit(read),), "maybe-incorrect")]
+    first_order = Edit(read.span, f"detach({q}*.{read.name})")
+    if back is not None:
+        notes.append(Note(f"`{q}` reads `{p}.{back.name}` in turn", back.span))
+        suggestions += [
+            Suggestion(f"if `{p}` is solved below `{q}`, read the response of `{p}` in `{q}`",
+                       (star_edit(back),), "maybe-incorrect"),
+            Suggestion("if the two play simultaneously, say so on both reads",
+                       (Edit(read.span, f"detach({q}.{read.name})"),
+                        Edit(back.span, f"detach({p}.{back.name})")), "maybe-incorrect"),
+        ]
+    else:
+        suggestions.append(Suggestion(
+            "or take its solution as a constant (first order)", (first_order,), "maybe-incorrect"))
+        suggestions.append(Suggestion(
+            f"or, if `{q}` is above `{p}`, let `{q}` star a variable of `{p}`", (), "has-placeholders"))
+    return report(
+        "MLO0319", read.span, read=f"{q}.{read.name}", reader=p, level=q,
+        label="a bare read is a current value and carries no gradient",
+        notes=notes, suggestions=suggestions,
+    )

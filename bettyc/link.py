@@ -1,0 +1,128 @@
+"""Binding dims from data: files' headers, data sets in memory, or made-up sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bettyc.diagnostics.model import Diagnostic, Label
+from bettyc.diagnostics.registry import report
+from bettyc.driver import Checked
+from bettyc.model import DataSet, Model
+from bettyc.sources import sizes as sizes_of
+from bettyc.types import Dim, Record, Tensor, Type, tensors
+
+# What a data set holds: a type whose dims are numbers, or None when that is not known yet.
+Shapes = Callable[[DataSet], tuple[Type | None, list[Diagnostic]]]
+
+
+@dataclass
+class _Binding:
+    size: int
+    by: DataSet
+
+
+def link(checked: Checked, shapes: Shapes | None = None, *, complete: bool = True) -> Checked:
+    """The program with its dims bound, checked again.
+
+    shapes: overrides how a data set's sizes are found (data in memory, sources from Python); it may
+    answer (None, []) to leave it to the file readers. complete: every dim has to be bound in the end.
+    """
+    if checked.model is None:
+        return checked
+    if checked.options.mock is not None:
+        return checked.rebind(mock_sizes(checked.model, checked.sizes))
+    found: list[Diagnostic] = []
+    bound: dict[str, _Binding] = {}
+    for data in checked.model.data:
+        type_, wrong = shapes(data) if shapes is not None else (None, [])
+        if type_ is None and not wrong:
+            type_, wrong = sizes_of(data.source, data.type, checked.folder, data.span)
+        found += wrong
+        if type_ is not None:
+            found += _bind(data, data.type, type_, bound)
+    if found:
+        return _with(checked, found)
+    linked = checked.rebind({name: b.size for name, b in bound.items()})
+    if complete and linked.model is not None:
+        missing = unbound(linked.model)
+        if missing:
+            return _with(linked, [_never_bound(linked, name) for name in missing])
+    return linked
+
+
+def _bind(data: DataSet, declared: Type, found: Type, bound: dict[str, _Binding]) -> list[Diagnostic]:
+    wrong: list[Diagnostic] = []
+    have = dict(tensors(found))
+    for path, want in tensors(declared):
+        given = have.get(path)
+        if given is None:
+            continue
+        for dim, size in zip(want.shape, given.shape, strict=True):
+            problem = _bind_dim(data, dim, size.value or 0, bound)
+            if problem is not None:
+                wrong.append(problem)
+    return wrong
+
+
+def _bind_dim(data: DataSet, dim: Dim, size: int, bound: dict[str, _Binding]) -> Diagnostic | None:
+    """Bind a dim that is one name; others are checked when the program is elaborated again."""
+    names = dim.names
+    if len(dim.terms) != 1 or len(names) != 1 or dim.terms[0][1] != 1 or len(dim.terms[0][0]) != 1:
+        return None
+    name = next(iter(names))
+    known = bound.get(name)
+    if known is None:
+        bound[name] = _Binding(size, data)
+        return None
+    if known.size == size:
+        return None
+    return report("MLO0410", data.span, name=name, first=f"`{known.by.name}`", first_size=known.size,
+                  second=f"`{data.name}`", second_size=size, label=f"here it is {size}",
+                  secondary=[Label(known.by.span, f"here it is {known.size}")] if known.by is not data else [],
+                  notes=["declare a second dim"])
+
+
+def unbound(model: Model) -> list[str]:
+    """Names of dims that types of variables, data and batches still have."""
+    types: list[Tensor] = [v.type for level in model.levels for v in level.variables]
+    for d in (*model.data, *model.draws):
+        types += [t for _, t in tensors(d.type)]
+    names = {n for t in types for d in t.shape for n in d.names}
+    return sorted(names)
+
+
+def _never_bound(checked: Checked, name: str) -> Diagnostic:
+    from bettyc.grammar import ast
+
+    decl = checked.unit.names.get(name) if checked.unit is not None else None
+    span = decl.name.span if isinstance(decl, ast.DimDecl) else None
+    return report("MLO0411", span, name=name, label="its size is not known",
+                  notes=[f"give it a value (`dim {name} = 10`), or use it in the type of a data set that can be read"])
+
+
+def mock_sizes(model: Model, given: Mapping[str, int]) -> dict[str, int]:
+    """Sizes for `--mock`: those given, and small different ones for the other dims."""
+    names = sorted({n for d in (*model.data, *model.draws) if isinstance(d.type, Record | Tensor)
+                    for _, t in tensors(d.type) for dim in (*t.shape, *((t.labels,) if t.labels else ()))
+                    for n in dim.names}
+                   | {n for n, v in model.dims if v is None})
+    rows = {n for d in model.data if d.rows is not None for n in d.rows.names}
+    parts = {p.rows.names for s in model.splits for p in s.parts}
+    derived = {n for names_ in parts for n in names_}
+    sizes: dict[str, int] = {}
+    for k, name in enumerate(names):
+        if name in given or name in derived:
+            continue
+        batch = _largest_batch(model)
+        sizes[name] = max(24, 3 * batch) + k if name in rows else 3 + k % 5
+    return {**sizes, **given}
+
+
+def _largest_batch(model: Model) -> int:
+    sizes = [dict(d.options).get("batch") for d in model.draws]
+    return max((s for s in sizes if isinstance(s, int)), default=1)
+
+
+def _with(checked: Checked, found: Sequence[Diagnostic]) -> Checked:
+    return replace(checked, diagnostics=(*checked.diagnostics, *found), model=None, hierarchy=None)

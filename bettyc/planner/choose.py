@@ -1,0 +1,178 @@
+"""Choosing how each level is optimized and differentiated through, with reasons.
+
+Every candidate is looked at and taken or refused; the reason names what decided. `auto` depends on
+the program and its dims only, never on data, so the same program always gets the same plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bettyc.diagnostics.model import Diagnostic
+from bettyc.diagnostics.registry import report
+from bettyc.diagnostics.span import Span
+from bettyc.model import Call, Value
+from bettyc.optimizers import OPTIMIZERS
+from bettyc.planner.facts import Facts
+from bettyc.strategies import STRATEGIES
+
+DENSE = 2048  # largest level whose Hessian is formed and factorised
+UNROLLED = 20  # most steps that `auto` unrolls
+SOLVER_TOL = 1e-10
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A candidate with the reason; `span` is the place that decides, where there is one."""
+
+    name: str
+    reason: str
+    taken: bool = False
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen call with all options, and every candidate."""
+
+    call: Call
+    verdicts: tuple[Verdict, ...]
+
+
+def filled(table: dict[str, type], name: str, **given: Value) -> Call:
+    """A call with all options named, defaults filled in."""
+    import dataclasses
+
+    fields = dataclasses.fields(table[name])
+    return Call(name, (), tuple((f.name, given.get(f.name, f.default)) for f in fields))
+
+
+def optimizer(f: Facts, span: Span | None) -> tuple[Choice | None, list[Diagnostic]]:
+    """The optimizer of a level: what the program says if it can work, or what `auto` means."""
+    said = f.optimizer
+    if said.name != "auto":
+        problem = _cannot_solve(f, said.name)
+        if problem is not None:
+            return None, [report("MLO0616", span, optimizer=said.name, level=f.name, reason=problem)]
+        return Choice(said, (Verdict(said.name, "the program says so", True, span),)), []
+    tol = dict(said.named).get("tol")
+    verdicts: list[Verdict] = []
+    for name in ("exact", "newton", "lbfgs"):
+        problem = _cannot_solve(f, name)
+        if problem is None and name == "exact" and f.size is not None and f.size > DENSE:
+            problem = f"{f.size} variables: a factorisation is dear beyond {DENSE}"
+        if problem is None and name == "newton" and (f.size is None or f.size > DENSE):
+            problem = f"more than {DENSE} variables, or not known how many"
+        if problem is not None:
+            verdicts.append(Verdict(name, problem, span=_witness(f)))
+            continue
+        why = {"exact": "quadratic: one linear solve", "newton": f"{f.curvature}: few steps to the optimum",
+               "lbfgs": f"{f.curvature}: converges to the optimum"}[name]
+        verdicts.append(Verdict(name, why, True))
+        call = filled(OPTIMIZERS, name, **({} if name == "exact" else {"tol": tol}))
+        return Choice(call, tuple(verdicts)), []
+    reasons = "; ".join(f"{v.name}: {v.reason}" for v in verdicts)
+    return None, [report("MLO0616", f.level.span, optimizer="auto", level=f.name,
+                         reason=f"its objective is {f.curvature}", label="needs an explicit `optimizer`",
+                         notes=[reasons, "write for example `optimizer = adam(lr = 1e-3)` and `steps = 10`"])]
+
+
+def _cannot_solve(f: Facts, name: str) -> str | None:
+    """Why an optimizer that runs to convergence cannot be used, or None."""
+    if name not in ("exact", "newton", "lbfgs"):
+        return None
+    if f.nested:
+        return "it stars other levels, so its reduced objective is none of these"
+    if f.noisy:
+        return "every step sees another batch"
+    if any(v.domain is not None and v.domain.name in ("ball", "box") for v in f.level.variables):
+        return "its domain is a projection"
+    if name == "exact" and (not f.quadratic or f.opaque):
+        return f"its objective is {f.curvature}, not quadratic"
+    if name == "exact" and f.curvature.kind != "quadratic":
+        return "its objective has no curvature"
+    if name == "newton" and not f.curvature.convex:
+        return "its objective is not known to be convex"
+    if f.optimizer.name == "auto" and name == "lbfgs" and not f.curvature.convex:
+        return "its objective is not known to be convex"
+    return None
+
+
+def _witness(f: Facts) -> Span | None:
+    return f.level.objective_span
+
+
+def strategy(f: Facts, optimizer: Call, frozen: bool, zero_sum: bool, span: Span | None) -> Choice:
+    """How to differentiate through a level: what the program says, or the first candidate that fits."""
+    said = f.strategy
+    if said.name != "auto":
+        return Choice(said, (Verdict(said.name, "the program says so", True, span),))
+    verdicts: list[Verdict] = []
+    chosen: Call | None = None
+    for name, refusal, reason, options in _candidates(f, optimizer, frozen, zero_sum):
+        if chosen is None and refusal is None:
+            chosen = filled(STRATEGIES, name, **options)
+            verdicts.append(Verdict(name, reason, True, _witness(f)))
+        else:
+            verdicts.append(Verdict(name, refusal or "an earlier one fits", span=_witness(f)))
+    return Choice(chosen or filled(STRATEGIES, "none"), tuple(verdicts))
+
+
+def _candidates(f: Facts, optimizer: Call, frozen: bool,
+                zero_sum: bool) -> Iterator[tuple[str, str | None, str, dict[str, Value]]]:
+    """(name, why not or None, why, options), in the order of preference."""
+    solved = f.solves
+    curved = f.quadratic and f.curvature.kind == "quadratic" or f.glm
+    yield "none", None if frozen else "its response is differentiated", "its response is only read detached", {}
+    if "danskin" in STRATEGIES:
+        yield ("danskin", None if zero_sum else "the objectives are not opposite",
+               "zero-sum: at the solution the second-order term vanishes", {})
+    small = f.size is not None and f.size <= DENSE
+    yield ("unroll", _not_unrolled(f, optimizer),
+           f"{f.steps} steps from a {f.start.partition(':')[0]} start, far from the solution", {})
+    yield ("exact", None if curved and f.quadratic and small and not f.noisy else _not_exact(f, small),
+           "quadratic and small: factorised once", {})
+    yield ("cg", _not_cg(f), f"{f.curvature}: positive definite, products in closed form" if curved
+           else "its proximal term bounds the curvature from below",
+           {"tol": SOLVER_TOL if solved and not f.noisy else 1e-6,
+            "iters": 0 if curved and not f.noisy else 10})
+    yield ("finite_diff", None if optimizer.get("lr") is not None else "needs the lower learning rate",
+           "no assumption on the curvature, two gradients", {})
+    yield "neumann", "its learning rate has to be known to converge", "", {}
+
+
+def _not_unrolled(f: Facts, optimizer: Call) -> str | None:
+    if f.solves:
+        return "it runs until it is solved: the number of steps has no bound"
+    if not OPTIMIZERS[optimizer.name].differentiable:
+        return f"`{optimizer.name}` is not differentiable"
+    if f.formula:
+        return None
+    if f.start == "warm":
+        return "a warm start: the steps before the last update of the level above are lost"
+    if f.steps is None or f.steps > UNROLLED:
+        return f"{f.steps} steps: memory grows with each"
+    if f.start.startswith("copy"):
+        return "started from a copy: the implicit gradient needs no trajectory"
+    return None
+
+
+def _not_exact(f: Facts, small: bool) -> str | None:
+    if not f.quadratic or f.curvature.kind != "quadratic":
+        return f"{f.curvature}, not quadratic"
+    if not small:
+        return f"more than {DENSE} variables, or not known how many"
+    return "every step sees another batch"
+
+
+def _not_cg(f: Facts) -> str | None:
+    if f.level.sense == "maximize":
+        return "it maximizes"
+    if f.opaque and f.curvature.mu is None:
+        return f"{f.curvature}: not known to be convex"
+    if not f.curvature.convex and f.curvature.mu is None:
+        return f"{f.curvature}: not known to be convex"
+    if f.noisy and f.curvature.mu is None:
+        return "every step sees another batch, and nothing bounds the curvature from below"
+    return None

@@ -1,0 +1,141 @@
+"""What the planner knows of a level: its curvature, size, noise, and who moves it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bettyc.calculus.curvature import Curvature, classify
+from bettyc.diagnostics.span import Span
+from bettyc.expr import Graph
+from bettyc.hierarchy import Hierarchy
+from bettyc.model import Call, Formula, Level, Model
+from bettyc.optimizers import OPTIMIZERS
+from bettyc.types import product
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A level as the planner sees it.
+
+    size: number of its scalars, None while a dim is unbound or a network is from Python.
+    noisy: its objective changes from step to step (batches, dropout). opaque: it has a part that
+    only autograd can differentiate. nested: it stars other levels whose solutions move.
+    """
+
+    level: Level
+    curvature: Curvature
+    size: int | None
+    noisy: bool
+    opaque: bool
+    nested: bool
+
+    @property
+    def name(self) -> str:
+        return self.level.name
+
+    @property
+    def quadratic(self) -> bool:
+        return self.curvature.kind in ("constant", "affine", "quadratic")
+
+    @property
+    def glm(self) -> bool:
+        return self.curvature.kind == "glm" and self.curvature.convex
+
+    @property
+    def optimizer(self) -> Call:
+        value = self.level.setting("optimizer")
+        return value if isinstance(value, Call) else Call("auto")
+
+    @property
+    def strategy(self) -> Call:
+        value = self.level.setting("hypergrad")
+        return value if isinstance(value, Call) else Call("auto")
+
+    @property
+    def start(self) -> str:
+        """"warm", "reset" or "copy:level.module"."""
+        value = self.level.setting("start")
+        if isinstance(value, Call) and value.name == "copy":
+            return f"copy:{value.positional[0].path}"  # type: ignore[union-attr]
+        return value.name if isinstance(value, Call) else "warm"
+
+    @property
+    def stop(self) -> float | None:
+        value = self.level.setting("stop")
+        return float(value.positional[1]) if isinstance(value, Call) else None  # type: ignore[arg-type]
+
+    @property
+    def steps(self) -> int | None:
+        """What the program says, or None."""
+        value = self.level.setting("steps")
+        return value if isinstance(value, int) else None
+
+    @property
+    def solves(self) -> bool:
+        """Does it run until it has converged?"""
+        table = OPTIMIZERS.get(self.optimizer.name)
+        return bool(table is not None and table.solves) or self.stop is not None
+
+    @property
+    def formula(self) -> bool:
+        """Does an optimizer setting depend on another level's variable?"""
+        return any(isinstance(v, Formula) for _, v in self.optimizer.named)
+
+
+def gather(model: Model, graph: Graph, hierarchy: Hierarchy) -> dict[str, Facts]:
+    """The facts of every level."""
+    return {level.name: _facts(model, graph, hierarchy, level) for level in model.levels}
+
+
+def _facts(model: Model, graph: Graph, hierarchy: Hierarchy, level: Level) -> Facts:
+    reached = graph.reachable([level.objective])
+    own = [i for i in reached if graph[i].op in ("var", "module") and graph[i].attr("level") == level.name]
+    curvature = classify(graph, level.objective, own, level.sense)
+    constrained = [v for v in level.variables if v.domain is not None]
+    if constrained and curvature.kind != "opaque":
+        curvature = curvature.constrained()
+    ops = {graph[i].op for i in reached}
+    return Facts(
+        level, curvature, _size(level), _noisy(model, level) or "mask" in ops,
+        bool(ops & {"apply", "extern_fn", "replicas"}),
+        bool(hierarchy.starred[level.name]))
+
+
+def _size(level: Level) -> int | None:
+    if any(n.extern is not None for n in level.networks):
+        return None
+    total = 0
+    for v in level.variables:
+        size = product(v.type.shape).value
+        if size is None:
+            return None
+        total += size
+    return total
+
+
+def _noisy(model: Model, level: Level) -> bool:
+    """Does it see another batch at every step?"""
+    draws = {d.name: d for d in model.draws}
+    data = {d.name for d in model.data}
+    for name in level.draws:
+        draw = draws[name]
+        if dict(draw.options).get("batch") is not None or (draw.of == draw.name and draw.of in data):
+            return True
+    return False
+
+
+def is_zero_sum(lower: Facts, upper: Facts) -> bool:
+    """The same formula with opposite senses."""
+    return lower.level.objective == upper.level.objective and lower.level.sense != upper.level.sense
+
+
+def span_of(level: Level, key: str) -> Span | None:
+    """Where a setting was written; None for a default."""
+    return next((s.span for s in level.settings if s.path == f"{level.name}.{key}"), None)
+
+
+def word(value: object, default: str) -> str:
+    """A setting whose value is a word."""
+    if isinstance(value, Call):
+        return value.name
+    return value if isinstance(value, str) else default
