@@ -182,3 +182,16 @@ def test_other_comments_mean_nothing(program):
     )
 
     assert codes(source, [found(WARNING, source.at("two"))]) == [(WARNING, 3)]
+
+
+def test_a_comment_that_ends_the_first_line_of_code_covers_that_line_only(program):
+    source = program("a.mlo", f"one # mlo: allow({WARNING})\ntwo\n")
+    diagnostics = [found(WARNING, source.at(word)) for word in ("one", "two")]
+
+    assert codes(source, diagnostics) == [(WARNING, 2)]
+
+
+def test_a_comment_below_all_code_covers_nothing(program):
+    source = program("a.mlo", f"one\n# mlo: allow({WARNING})\n")
+
+    assert codes(source, [found(WARNING, source.at("one"))]) == [(WARNING, 1), ("MLO0906", 2)]
