@@ -23,12 +23,13 @@ class Exact:
 
 @dataclass(frozen=True)
 class CG:
-    """conjugate gradient; stops on the relative residual, detects negative curvature and breakdown"""
+    """conjugate gradient; stops on the residual, detects negative curvature and breakdown"""
 
     iters: int = 0  # 0: until `tol`, at most 10 per variable and 1000 in all
     tol: float = 1e-6
     damping: float = 0.0
-    precond: str = "none"
+    precond: str = "none"  # "none", "diagonal", "nystrom" or "optimizer"
+    probes: int = 10  # products that the preconditioner may spend
     warm: bool = False
     needs: ClassVar[str] = "hvp"
 
@@ -44,12 +45,55 @@ class Minres:
 
 
 @dataclass(frozen=True)
+class Gmres:
+    """generalised minimal residuals, for an ill-conditioned or non-symmetric system"""
+
+    iters: int = 0  # as for cg
+    tol: float = 1e-6
+    damping: float = 0.0
+    restart: int = 50
+    needs: ClassVar[str] = "hvp"
+
+
+@dataclass(frozen=True)
 class Neumann:
-    """truncated Neumann series, sum of (I - lr H)^k lr v; lr = 0 takes it from the largest eigenvalue"""
+    """truncated Neumann series; lr = 0 takes it from the largest eigenvalue"""
 
     terms: int = 10
     lr: float = 0.0
     needs: ClassVar[str] = "hvp"
+
+
+@dataclass(frozen=True)
+class Nystrom:
+    """low-rank sketch of the Hessian with Woodbury"""
+
+    rank: int = 10
+    damping: float = 0.01
+    needs: ClassVar[str] = "hvp"
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """one step of the lower level: inverse Hessian ~ learning rate (T1-T2)"""
+
+    needs: ClassVar[str] = "hvp"
+
+
+@dataclass(frozen=True)
+class FiniteDiff:
+    """DARTS: central difference of the lower gradient, scaled by the lower learning rate"""
+
+    eps: float = 0.01
+    needs: ClassVar[str] = "gradient"
+
+
+@dataclass(frozen=True)
+class Sama:
+    """central difference along the derivative of the optimizer's last step"""
+
+    eps: float = 0.01
+    needs: ClassVar[str] = "trajectory"
 
 
 @dataclass(frozen=True)
@@ -62,11 +106,58 @@ class Unroll:
 
 
 @dataclass(frozen=True)
-class FiniteDiff:
-    """DARTS: central difference of the lower gradient, scaled by the lower learning rate"""
+class Forward:
+    """forward mode through the optimizer's updates, for few upper variables"""
 
-    eps: float = 0.01
+    needs: ClassVar[str] = "trajectory"
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """iteration through the fixed point of the optimizer's update"""
+
+    iters: int = 100
+    tol: float = 1e-6
+    needs: ClassVar[str] = "trajectory"
+
+
+@dataclass(frozen=True)
+class ZerothOrder:
+    """evolution strategies: the inner steps replayed for perturbed upper variables"""
+
+    samples: int = 10
+    sigma: float = 0.01
+    needs: ClassVar[str] = "trajectory"
+
+
+@dataclass(frozen=True)
+class SingleLoop:
+    """one step of the linear system per step of the levels; rule is "soba" or "ma_soba" """
+
+    rule: str = "soba"
+    lr: float = 0.0  # of the linear system; 0: the level's own
+    average: float = 0.1  # ma_soba: weight of the new direction in the moving average
+    needs: ClassVar[str] = "hvp"
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """first-order, from the value function of the level; rule is "f2sa" or "bome" """
+
+    rule: str = "f2sa"
+    weight: float = 10.0  # f2sa: multiplier of the lower objective
+    growth: float = 0.0  # f2sa: added to the weight per update
+    steps: int = 10
+    lr: float = 0.0  # of the auxiliary variables; 0: the level's own
+    eta: float = 0.5  # bome: share of the constraint's gradient that must be descended
     needs: ClassVar[str] = "gradient"
+
+
+@dataclass(frozen=True)
+class Danskin:
+    """zero-sum levels: no second-order term"""
+
+    needs: ClassVar[str] = "nothing"
 
 
 @dataclass(frozen=True)
@@ -88,15 +179,25 @@ STRATEGIES: dict[str, type] = {
     "exact": Exact,
     "cg": CG,
     "minres": Minres,
+    "gmres": Gmres,
     "neumann": Neumann,
-    "unroll": Unroll,
+    "nystrom": Nystrom,
+    "one_step": OneStep,
     "finite_diff": FiniteDiff,
+    "sama": Sama,
+    "unroll": Unroll,
+    "forward": Forward,
+    "fixed_point": FixedPoint,
+    "single_loop": SingleLoop,
+    "penalty": Penalty,
+    "zeroth_order": ZerothOrder,
+    "danskin": Danskin,
     "none": Frozen,
 }
 
 
 def make(call: Call) -> Any:
-    """The options that a call states, e.g. `cg(tol = 1e-8)`; positional ones in the order of the fields.
+    """The options that a call states, e.g. `cg(tol = 1e-8)`; positional ones in order.
 
     Raises ValueError for a name or an option that does not exist.
     """
@@ -107,7 +208,8 @@ def make(call: Call) -> Any:
     given = dict(zip(known, call.positional, strict=False)) | dict(call.named)
     unknown = sorted(set(given) - set(known))
     if unknown or len(call.positional) > len(known):
-        raise ValueError(f"`{call.name}` has the options {', '.join(known) or 'none'}, not {unknown}")
+        options = ", ".join(known) or "no options"
+        raise ValueError(f"`{call.name}` has {options}, not {unknown or call.positional}")
     return cls(**given)
 
 

@@ -14,8 +14,8 @@ Griewank and Walther. Evaluating Derivatives, SIAM 2008, chapter 15 (implicit ad
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,9 +25,9 @@ from bettyc.plan import Pull
 from bettyc.runtime.objective import Frame, Objective
 from bettyc.runtime.products import gradients, replica
 from bettyc.runtime.report import Hypergradient, Report
-from bettyc.runtime.strategies import PULLS, REPLAYS, SOLVES
+from bettyc.runtime.strategies import PULLS, SOLVES, WHOLE, single_loop
 from bettyc.runtime.strategies.system import Pulled, Solution, System, Trajectory
-from bettyc.strategies import name_of
+from bettyc.strategies import SingleLoop, name_of
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,22 @@ def hypergradient(
     each level's objective sees. memory: of the call before (`Hypergradient.memory`). certify: spend one
     product per solve on the true residual. Without pulls it is the plain gradient.
     """
+    lowers, memory = lowers or {}, memory or {}
     if theta[root].ndim == 1:
-        return _sweep(root, objectives, theta, frames, lowers or {}, pulls, memory or {}, certify)
+        return _sweep(root, objectives, theta, frames, lowers, pulls, memory, certify)
     found = []
     for i, row in enumerate(theta[root].unbind()):
         inner = {**theta, root: row}
         seen = {name: replica(frame, root, i) for name, frame in frames.items()}
-        found.append(_sweep(root, objectives, inner, seen, lowers or {}, pulls, memory or {}, certify))
+        kept = {name: value[i] for name, value in memory.items()}
+        found.append(_sweep(root, objectives, inner, seen, lowers, pulls, kept, certify))
+    if not found:
+        return Hypergradient(torch.zeros_like(theta[root]), theta[root].new_zeros(0))
     return Hypergradient(
-        torch.stack([one.grad for one in found]) if found else torch.zeros_like(theta[root]),
-        torch.stack([one.loss for one in found]) if found else theta[root].new_zeros(0),
+        torch.stack([one.grad for one in found]),
+        torch.stack([one.loss for one in found]),
         tuple(report for one in found for report in one.reports),
+        {name: torch.stack([one.memory[name] for one in found]) for name in found[0].memory},
     )
 
 
@@ -94,66 +99,109 @@ def _sweep(
     loss, adjoints = gradients(objectives[root], theta, frames[root], [root, *reads])
     reports: list[Report] = []
     kept: dict[str, Tensor] = {}
+    directions: dict[str, Tensor] = {}
+    passed: set[str] = set()  # levels that an adjoint has come to from another level
     for pull in pulls:
-        if pull.level not in adjoints:
-            continue  # nothing above it moves with it
-        lower = lowers[pull.level]
-        prefix = f"{root}/{pull.level}/"
+        level = pull.level
+        if level not in adjoints:
+            continue  # the root does not depend on it
+        lower = lowers[level]
+        prefix = f"{root}/{level}/"
         system = System(
-            level=pull.level,
+            level=level,
             root=root,
-            objective=lower.reduced or objectives[pull.level],
+            objective=lower.reduced or objectives[level],
             theta=theta,
-            frame=frames[pull.level],
-            rhs=_at_least_fp32(adjoints[pull.level]),
+            frame=frames[level],
+            rhs=_at_least_fp32(adjoints[level]),
             into=pull.into,
             mu=lower.mu,
             lr=lower.lr,
             scale=lower.scale,
             warm={k.removeprefix(prefix): v for k, v in memory.items() if k.startswith(prefix)},
             trajectory=lower.trajectory,
+            upper=None if level in passed else _upper(root, level, objectives, theta, frames),
             certify=certify,
         )
-        cross, report, keep = pull_through(system, lower.strategy)
-        reports.append(report)
-        kept |= {prefix + name: value for name, value in keep.items()}
-        for name, value in cross.items():
+        found = pull_through(system, lower.strategy)
+        reports.append(found.report)
+        kept |= {prefix + name: value for name, value in found.memory.items()}
+        if found.direction is not None:
+            directions[level] = found.direction
+        for name, value in found.cross.items():
             value = value.to(theta[name].dtype)
             adjoints[name] = adjoints[name] - value if name in adjoints else -value
-    return Hypergradient(adjoints[root], loss, tuple(reports), kept)
+            passed.add(name)
+    grad = adjoints[root]
+    weight = _moving_average(lowers, pulls)
+    if weight is not None:
+        key = f"{root}/{root}/direction"
+        grad = kept[key] = single_loop.average(grad, memory.get(key), weight)
+    return Hypergradient(grad, loss, tuple(reports), kept, directions)
 
 
-def pull_through(
-    system: System, options: Any
-) -> tuple[Mapping[str, Tensor], Report, Mapping[str, Tensor]]:
-    """The cross terms of one level, its report, and what the strategy wants to remember."""
+def _upper(
+    root: str,
+    level: str,
+    objectives: Mapping[str, Objective],
+    theta: Mapping[str, Tensor],
+    frames: Mapping[str, Frame],
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    def derivatives(own: Tensor) -> tuple[Tensor, Tensor]:
+        found = gradients(objectives[root], {**theta, level: own}, frames[root], [level, root])[1]
+        return found[level], found[root]
+
+    return derivatives
+
+
+def _moving_average(lowers: Mapping[str, Lower], pulls: Sequence[Pull]) -> float | None:
+    """The weight of the newest direction, where a level asks for a moving average."""
+    for pull in pulls:
+        options = lowers[pull.level].strategy
+        if isinstance(options, SingleLoop) and options.rule == "ma_soba":
+            return options.average
+    return None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one pull brings: cross terms by level, the report, what to remember, the level's own direction."""
+
+    cross: Mapping[str, Tensor]
+    report: Report
+    memory: Mapping[str, Tensor]
+    direction: Tensor | None = None
+
+
+def pull_through(system: System, options: Any) -> Found:
+    """One level of the sweep; the adjoint of a `foreach` level has one row per replica."""
     name = name_of(options)
-    if system.rhs.ndim == 2 and name not in REPLAYS:
+    if system.rhs.ndim == 2 and name not in WHOLE:
         return _replicas(system, options)
     if name in PULLS:
         pulled = PULLS[name](system, options)
-        return pulled.cross, _report_of_pull(system, name, pulled), pulled.memory
+        report = _report_of_pull(system, name, pulled)
+        return Found(pulled.cross, report, pulled.memory, pulled.direction)
     solution = SOLVES[name](system, options)
     u = solution.u.to(system.theta[system.level].dtype)
     cross = system.products.cross(u)
-    return cross, _report_of_solve(system, name, solution), solution.memory
+    return Found(cross, _report_of_solve(system, name, solution), solution.memory)
 
 
-def _replicas(
-    system: System, options: Any
-) -> tuple[Mapping[str, Tensor], Report, Mapping[str, Tensor]]:
+def _replicas(system: System, options: Any) -> Found:
     """One pull per replica, the cross terms summed, the least favourable of their certificates."""
     total = {name: torch.zeros_like(system.theta[name]) for name in system.into}
     reports: list[Report] = []
     kept: dict[str, list[Tensor]] = {}
     for i in range(len(system.rhs)):
-        cross, report, keep = pull_through(_one(system, i), options)
-        reports.append(report)
-        for name, value in cross.items():
+        found = pull_through(_one(system, i), options)
+        reports.append(found.report)
+        for name, value in found.cross.items():
             total[name] = total[name] + value
-        for name, value in keep.items():
+        for name, value in found.memory.items():
             kept.setdefault(name, []).append(value)
-    return total, _worst(system, name_of(options), reports), {n: torch.stack(v) for n, v in kept.items()}
+    memory = {name: torch.stack(values) for name, values in kept.items()}
+    return Found(total, _worst(system, name_of(options), reports), memory)
 
 
 def _one(system: System, i: int) -> System:

@@ -47,12 +47,15 @@ class Hypergradient:
     reports: one per pull, in the order of the sweep.
     memory: what strategies keep between calls (warm starts, the iterates of `single_loop`); pass it to
         the next call and to checkpoints. Keys are "root/level/what".
+    directions: for a lower level that moves with the root (penalty, rule bome), what its optimizer is to
+        step along in place of a step of its own.
     """
 
     grad: Tensor
     loss: Tensor
     reports: tuple[Report, ...] = ()
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    directions: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class SolveError(RuntimeError):

@@ -1,6 +1,7 @@
 """The ways to differentiate through a level, by the name a program writes.
 
 SOLVES: u of H u = a; the cross products are taken for them. PULLS: the cross terms themselves.
+`score` differentiates through sampling and stands apart.
 """
 
 from __future__ import annotations
@@ -8,21 +9,49 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bettyc.runtime.strategies import cg, exact, finite_diff, minres, neumann, none, unroll
+from bettyc.runtime.strategies import (
+    cg,
+    danskin,
+    exact,
+    finite_diff,
+    fixed_point,
+    forward,
+    gmres,
+    minres,
+    neumann,
+    none,
+    nystrom,
+    one_step,
+    penalty,
+    sama,
+    single_loop,
+    unroll,
+    zeroth_order,
+)
 from bettyc.runtime.strategies.system import Pulled, Solution, System
 
 SOLVES: dict[str, Callable[[System, Any], Solution]] = {
     "cg": cg.solve,
     "exact": exact.solve,
+    "gmres": gmres.solve,
     "minres": minres.solve,
     "neumann": neumann.solve,
+    "nystrom": nystrom.solve,
+    "one_step": one_step.solve,
+    "single_loop": single_loop.solve,
 }
 
 PULLS: dict[str, Callable[[System, Any], Pulled]] = {
+    "danskin": danskin.pull,
     "finite_diff": finite_diff.pull,
+    "fixed_point": fixed_point.pull,
+    "forward": forward.pull,
     "none": none.pull,
+    "penalty": penalty.pull,
+    "sama": sama.pull,
     "unroll": unroll.pull,
+    "zeroth_order": zeroth_order.pull,
 }
 
-# These replay the inner steps of all replicas of a level at once.
-REPLAYS = frozenset({"unroll"})
+# These take all replicas of a level at once.
+WHOLE = frozenset({"fixed_point", "forward", "penalty", "sama", "unroll", "zeroth_order"})

@@ -33,7 +33,7 @@ from torch import Tensor
 from bettyc.runtime.report import SolveError
 from bettyc.runtime.strategies import minres
 from bettyc.runtime.strategies.precondition import preconditioner
-from bettyc.runtime.strategies.system import Solution, System, rayleigh
+from bettyc.runtime.strategies.system import Solution, System, rayleigh, steps_for
 from bettyc.strategies import CG
 
 Matvec = Callable[[Tensor], Tensor]
@@ -62,7 +62,7 @@ def solve(system: System, options: CG) -> Solution:
     if not float(a.norm()):
         u = torch.zeros_like(a)
         return Solution(u, residual=0.0, converged=True, memory={"u": u} if options.warm else {})
-    apply = preconditioner(system, options.precond, options.damping)
+    apply = preconditioner(system, options.precond, options.damping, options.probes)
     krylov, taken = refine(system.level, shifted, a, start, options.tol, steps, apply, system.certify)
     if krylov.stop == "curvature":
         return fall_back(system, options, taken)
@@ -79,11 +79,6 @@ def solve(system: System, options: CG) -> Solution:
         severe=not converged and not options.iters,
         memory={"u": krylov.x} if options.warm else {},
     )
-
-
-def steps_for(size: int) -> int:
-    """Steps allowed where the program names none: rounding can make CG need more than `size`."""
-    return max(1, min(10 * size, 1000))
 
 
 def shift(matvec: Matvec, damping: float) -> Matvec:

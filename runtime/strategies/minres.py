@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bettyc.runtime.report import SolveError
-from bettyc.runtime.strategies.system import Solution, System
+from bettyc.runtime.strategies.system import Solution, System, steps_for
 from bettyc.strategies import Minres
 
 Matvec = Callable[[Tensor], Tensor]
@@ -39,7 +39,7 @@ class Pass:
 
 def solve(system: System, options: Minres) -> Solution:
     """u = (H + damping I)^-1 a by minimal residuals."""
-    steps = options.iters or max(1, min(10 * system.size, 1000))
+    steps = options.iters or steps_for(system.size)
     return symmetric(system, options.tol, steps, options.damping)
 
 

@@ -7,7 +7,7 @@ taken for them; those that avoid second derivatives are a `pull`, System -> Pull
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -59,7 +59,8 @@ class System:
     rhs: a, shape (size,). theta: flat variables of all levels; frame: of the level's objective.
     mu: known strong convexity. lr: the lower learning rate, None where the optimizer has none.
     scale: a positive approximation of diag(H), from the optimizer's state. warm: the last solution.
-    trajectory: of the inner steps, where the executor recorded it.
+    trajectory: of the inner steps, where the executor recorded it. upper: the root's derivatives in the
+    level's and in its own variables, as functions of the former; None where a has other sources.
     certify: whether to spend a product on the true residual.
     """
 
@@ -75,6 +76,7 @@ class System:
     scale: Tensor | None = None
     warm: Mapping[str, Tensor] = field(default_factory=dict)
     trajectory: Trajectory | None = None
+    upper: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     certify: bool = True
 
     @cached_property
@@ -89,6 +91,11 @@ class System:
         """H v in the precision of v."""
         dtype = self.theta[self.level].dtype
         return self.products.hvp(v.to(dtype)).to(v.dtype)
+
+    def product_rows(self, rows: Tensor) -> Tensor:
+        """H applied to every row, shape (k, size), in the precision of the rows."""
+        dtype = self.theta[self.level].dtype
+        return self.products.columns(rows.to(dtype)).to(rows.dtype)
 
     def dense(self) -> Tensor:
         """H, shape (size, size), in the precision of the right-hand side."""
@@ -129,7 +136,8 @@ class Solution:
 class Pulled:
     """The cross terms of a strategy that takes them itself: for every R of `into`, shape of theta[R].
 
-    products: gradient evaluations spent.
+    products: gradient evaluations spent. direction: what the level itself moves along, for the rules
+    that move it together with the root.
     """
 
     cross: Mapping[str, Tensor]
@@ -138,6 +146,12 @@ class Pulled:
     note: str = ""
     severe: bool = False
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    direction: Tensor | None = None
+
+
+def steps_for(size: int) -> int:
+    """Krylov steps allowed where the program names none: rounding can take more than `size`."""
+    return max(1, min(10 * size, 1000))
 
 
 def rayleigh(u: Tensor, h_u: Tensor) -> float | None:

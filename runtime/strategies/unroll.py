@@ -18,19 +18,15 @@ Maclaurin, Duvenaud, Adams 2015; MAML, arXiv:1703.03400; Shaban et al., arXiv:18
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from bettyc.runtime.products import first_derivative, value_of
 from bettyc.runtime.report import SolveError
+from bettyc.runtime.strategies.replay import State, floating, replay, trajectory_of
 from bettyc.runtime.strategies.system import Pulled, System, Trajectory
 from bettyc.strategies import Unroll
-
-State = dict[str, Tensor]
-
 
 def pull(system: System, options: Unroll) -> Pulled:
     """The cross terms of the replayed trajectory, oldest steps cut off by `truncate`."""
@@ -54,57 +50,6 @@ def pull(system: System, options: Unroll) -> Pulled:
             " set `truncate`"
         )
     return Pulled(total, products=2 * count)
-
-
-def trajectory_of(system: System) -> Trajectory:
-    """The recorded steps. Raises ValueError where there are none."""
-    if system.trajectory is None:
-        raise ValueError(f"level `{system.level}` has no recorded steps to differentiate through")
-    return system.trajectory
-
-
-def replay(
-    system: System,
-    path: Trajectory,
-    point: tuple[Tensor, State],
-    start: int,
-    end: int,
-    others: Mapping[str, Tensor],
-    graph: bool,
-) -> tuple[Tensor, State]:
-    """The iterate and optimizer state after steps start .. end-1 from `point`."""
-    theta, state = point
-    for k in range(start, end):
-        theta, state = step(system, path, theta, state, k, others, graph)
-    return theta, state
-
-
-def step(
-    system: System,
-    path: Trajectory,
-    theta: Tensor,
-    state: State,
-    k: int,
-    others: Mapping[str, Tensor],
-    graph: bool,
-) -> tuple[Tensor, State]:
-    """Step k of the inner optimizer from (theta, state); with `graph`, differentiable in all of them."""
-    with torch.enable_grad():
-        # A view, so that the derivative in `own` leaves out what else depends on the same tensor.
-        own = theta.view_as(theta) if theta.requires_grad else theta.detach().requires_grad_()
-        values = {**others, **_seen(path.below(k), others), system.level: own}
-        value = value_of(system.objective, values, path.frame(k))
-        grad = first_derivative(value, own, create_graph=graph)
-    with torch.set_grad_enabled(graph):
-        return path.advance(k, own if graph else own.detach(), grad, state, others)
-
-
-def _seen(below: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The values that a step saw, with the gradient of the present ones."""
-    return {
-        name: seen + (others[name] - others[name].detach()) if others[name].requires_grad else seen
-        for name, seen in below.items()
-    }
 
 
 def _points(
@@ -148,7 +93,7 @@ def _reverse(
             names: list[str] = []
         else:
             theta = point[0].detach().requires_grad_()
-            state = {n: _leaf(x) for n, x in point[1].items()}
+            state = {n: floating(x) for n, x in point[1].items()}
             names = [n for n, x in state.items() if x.requires_grad]
             point_leaves = [theta, *(state[n] for n in names)]
         last, last_state = replay(system, path, (theta, state), start, end, others, graph=True)
@@ -174,7 +119,3 @@ def _reverse(
         dict(zip(names, own[1:], strict=True)),
         dict(zip(leaves, rest, strict=True)),
     )
-
-
-def _leaf(x: Tensor) -> Tensor:
-    return x.detach().requires_grad_() if x.is_floating_point() else x
