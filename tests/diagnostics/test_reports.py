@@ -17,7 +17,9 @@ def calls():
 
     A `ShapeError` has fields of its own, which the elaborator translates.
     """
-    for path in sorted(ROOT.rglob("*.py")):
+    # In a checkout grammar/ and runtime/ are links, which rglob does not follow.
+    folders = (ROOT, ROOT / "grammar", ROOT / "runtime")
+    for path in sorted({path for folder in folders for path in folder.rglob("*.py")}):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not node.args:
                 continue
