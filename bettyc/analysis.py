@@ -152,7 +152,7 @@ def _strategy(f: Facts, facts: Mapping[str, Facts], model: Model, h: Hierarchy) 
         elif f.start == "warm" and not f.solves:
             found.append(report("MLO0609", span, steps=f.steps or 1, level=level.name,
                                 notes=["`start = reset` unrolls the whole path; an implicit strategy needs no path"]))
-    if name in ("cg", "neumann") and f.noisy and not options.get("damping") and f.curvature.mu is None:
+    if name == "cg" and f.noisy and not options.get("damping") and f.curvature.mu is None:
         found.append(report("MLO0610", span, strategy=name, level=level.name,
                             notes=["each solve sees one batch only: `damping` keeps it well-conditioned"]))
     return found

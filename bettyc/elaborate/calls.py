@@ -201,7 +201,7 @@ def _unknown_function(ctx: Context, name: str, node: ast.Call, span: Span, scope
     return BAD
 
 
-def _arguments(ctx: Context, name: str, names: list[str], required: set[str], node: ast.Call,
+def arguments(ctx: Context, name: str, names: list[str], required: set[str], node: ast.Call,
                scope: Scope, signature: str) -> dict[str, ast.Arg] | None:
     """The arguments by parameter name, or None after a diagnostic."""
     given: dict[str, ast.Arg] = {}
@@ -249,7 +249,7 @@ def _declared(ctx: Context, declared: ast.Def | ast.ExternFn, node: ast.Call, sc
     name = declared.name.text
     names = [f.name.text for f in declared.formals]
     signature = f"{name}({', '.join(names)})"
-    given = _arguments(ctx, name, names, set(names), node, scope, signature)
+    given = arguments(ctx, name, names, set(names), node, scope, signature)
     if given is None:
         _visit(ctx, node, scope)
         return BAD
@@ -291,20 +291,22 @@ def signature_of(ctx: Context, declared: ast.ExternFn | ast.ExternModule, unit: 
     if isinstance(declared, ast.ExternFn):
         output = type_of(ctx, declared.returns, scope, generic, dict(values))
         return Signature(formals, tuple(t for _, t in formals if t is not None), output, frozenset(generic))
-    inputs = tuple(type_of(ctx, t, scope, generic, dict(values)) for t in declared.inputs)
-    output = type_of(ctx, declared.output, scope, generic, dict(values))
-    return Signature(formals, inputs, output, frozenset(generic | _batch_axis(inputs, output)))
+    rows = _batch_axis(declared)
+    free = {**values, **{name: symbol(name) for name in rows}}
+    inputs = tuple(type_of(ctx, t, scope, generic, free) for t in declared.inputs)
+    output = type_of(ctx, declared.output, scope, generic, free)
+    return Signature(formals, inputs, output, frozenset(generic | rows))
 
 
-def _batch_axis(inputs: Sequence[Any], output: Any) -> set[str]:
+def _batch_axis(declared: ast.ExternModule) -> set[str]:
     """The leading dim that input and output share: a network maps rows, so their number is free at each call,
     also when its name is declared (a batch of B, a test set of any size).
     """
-    if not inputs or not isinstance(inputs[0], Tensor) or not isinstance(output, Tensor):
-        return set()
-    if not inputs[0].shape or not output.shape or inputs[0].shape[0] != output.shape[0]:
-        return set()
-    return set(inputs[0].shape[0].names)
+    leading = [t.dims[0] if isinstance(t, ast.ScalarType) and t.dims else None
+               for t in (declared.inputs[0], declared.output)]
+    names = {d.id if isinstance(d, ast.Name) else None for d in leading}
+    name = names.pop()
+    return set() if names or name is None else {name}
 
 
 def _extern(ctx: Context, declared: ast.ExternFn, given: dict[str, ast.Arg], node: ast.Call, scope: Scope,
@@ -368,7 +370,7 @@ def _builtin(ctx: Context, name: str, node: ast.Call, scope: Scope) -> Meaning:
 
 
 def _detach(ctx: Context, node: ast.Call, scope: Scope) -> Meaning:
-    given = _arguments(ctx, "detach", ["x"], {"x"}, node, scope, "detach(x)")
+    given = arguments(ctx, "detach", ["x"], {"x"}, node, scope, "detach(x)")
     if given is None:
         return BAD
     ctx.detached += 1
@@ -383,7 +385,7 @@ def _detach(ctx: Context, node: ast.Call, scope: Scope) -> Meaning:
 def _of_network(ctx: Context, name: str, node: ast.Call, scope: Scope) -> Meaning | None:
     """`params(net, except = ...)` and `ema(net, decay = ...)`; None when the argument is a tensor (ema)."""
     option = "except" if name == "params" else "decay"
-    given = _arguments(ctx, name, ["net" if name == "params" else "x", option], {"net"} if name == "params" else {"x", "decay"},
+    given = arguments(ctx, name, ["net" if name == "params" else "x", option], {"net"} if name == "params" else {"x", "decay"},
                        node, scope, FUNCTIONS[name].signature)
     if given is None:
         return BAD
@@ -439,7 +441,7 @@ def _function(ctx: Context, row: Op, node: ast.Call, scope: Scope) -> Meaning:
         return _variadic(ctx, row, variadic.name, node, scope)
     names = [p.name for p in row.parameters]
     required = {p.name for p in row.parameters if p.required}
-    given = _arguments(ctx, row.name, names, required, node, scope, row.signature)
+    given = arguments(ctx, row.name, names, required, node, scope, row.signature)
     if given is None:
         _visit(ctx, node, scope)
         return BAD

@@ -13,10 +13,21 @@ from bettyc.elaborate.declared import type_of
 from bettyc.elaborate.scope import LevelDecl, Scope
 from bettyc.grammar import ast
 from bettyc.model import Call, DataSet, Draw, Extern, Part, Ref, Split, Value
+from bettyc.sources import counts as rows_of_parts
 from bettyc.types import POISON, Dim, Record, Tensor, Type, bind, number, symbol
 
-READERS = ("npz", "csv", "npy", "parquet", "safetensors", "sklearn", "memory")
-SPLIT_OPTIONS = ("seed", "shuffle", "stratify")
+# The built-in sources with their arguments; `bettyc.runtime.data.readers` says what they mean.
+READERS = {
+    "npz": ("path", "standardize"),
+    "npy": ("path", "standardize"),
+    "csv": ("path", "target", "delimiter", "standardize"),
+    "parquet": ("path", "target", "standardize"),
+    "safetensors": ("path", "standardize"),
+    "images": ("path",),
+    "sklearn": ("name", "standardize"),
+    "memory": (),
+}
+SPLIT_OPTIONS = ("seed", "shuffle", "stratify", "corrupt")
 DRAW_OPTIONS = ("batch", "shuffle", "drop_last", "replace", "weights", "workers")
 
 
@@ -64,8 +75,10 @@ def source_of(ctx: Context, node: ast.Expr, scope: Scope, owner: str,
                    suggestions=[Suggestion(f"did you mean `{n}`?", (Edit(node.function.span, n),), "maybe-incorrect")
                                 for n in closest(name, known)], notes=[f"built in: {', '.join(READERS)}"])
         raise NotConstant
+    given = calls.arguments(ctx, name, list(READERS[name]), set(READERS[name][:1]), node, scope,
+                             f"{name}({', '.join(READERS[name])})")
     call = constants.value(ctx, node, Scope(scope.unit, where="setting"))
-    if not isinstance(call, Call):
+    if given is None or not isinstance(call, Call):
         raise NotConstant
     return call, (), None
 
@@ -75,7 +88,7 @@ def _extern_source(ctx: Context, node: ast.Call, declared: ast.ExternSource, sco
     """A source from Python. An argument that is a level's variable or network is a sampling edge."""
     names = [f.name.text for f in declared.formals]
     signature = f"{declared.name.text}({', '.join(names)})"
-    given = calls._arguments(ctx, declared.name.text, names, set(names), node, scope, signature)
+    given = calls.arguments(ctx, declared.name.text, names, set(names), node, scope, signature)
     if given is None:
         raise NotConstant
     samples: list[Ref] = []
@@ -158,15 +171,10 @@ def declare_split(ctx: Context, node: ast.Split, scope: Scope) -> None:
 
 
 def counts(rows: Dim, fractions: list[float]) -> list[int | None]:
-    """How many rows each part has: cumulative fractions rounded, so that parts never overlap; all None unbound."""
-    total = rows.value
-    if total is None:
+    """How many rows each part has; all None while the number of rows is not bound."""
+    if rows.value is None:
         return [None] * len(fractions)
-    edges, cumulative = [0], 0.0
-    for fraction in fractions:
-        cumulative += fraction
-        edges.append(min(total, round(total * cumulative)))
-    return [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    return [*rows_of_parts(rows.value, fractions)]
 
 
 def _with_rows(type_: Type, rows: Dim, size: Dim) -> Record | Tensor:

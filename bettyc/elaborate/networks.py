@@ -127,7 +127,7 @@ def _extern(ctx: Context, level: LevelDecl, node: ast.Module, call: ast.Call, de
             scope: Scope) -> None:
     names = [f.name.text for f in declared.formals]
     signature = f"{declared.name.text}({', '.join(names)})"
-    given = calls._arguments(ctx, declared.name.text, names, set(names), call, scope, signature)
+    given = calls.arguments(ctx, declared.name.text, names, set(names), call, scope, signature)
     if given is None:
         raise NotConstant
     values: dict[str, Value] = {}
@@ -169,7 +169,7 @@ class Builtin:
 def _builtin(ctx: Context, level: LevelDecl, node: ast.Module, call: ast.Call, scope: Scope) -> None:
     name = call.function.id  # type: ignore[union-attr]
     row = BUILTIN[name]
-    given = calls._arguments(ctx, name, list(row.parameters), set(row.parameters[: row.required]), call, scope,
+    given = calls.arguments(ctx, name, list(row.parameters), set(row.parameters[: row.required]), call, scope,
                              f"{name}({', '.join(row.parameters)})")
     if given is None:
         raise NotConstant

@@ -136,10 +136,6 @@ def _eye(graph: Graph, size: Any) -> int:
     return graph.make("eye", (), Tensor("real", _dims((size, size))))
 
 
-def _mse(x: Term, y: Term) -> Term:
-    return (x - y).call("square").call("mean")
-
-
 def _mae(x: Term, y: Term) -> Term:
     return (x - y).call("abs").call("mean")
 
@@ -270,7 +266,6 @@ ROWS = table(
         unsized,
         expand=_eye,
     ),
-    _formula("mse", inputs("x", "y"), "Mean squared error, one number.", _mse),
     _formula("mae", inputs("x", "y"), "Mean absolute error, one number.", _mae, smooth="piecewise"),
     _formula(
         "huber",

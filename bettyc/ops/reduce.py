@@ -20,10 +20,6 @@ def _counts(op: str, types: Types) -> Tensor:
     return found if found.kind == "bool" else numeric(op, types, 0)
 
 
-def _bools(op: str, types: Types) -> Tensor:
-    return of_kind(op, types, 0, "bool")
-
-
 def _first(op: str, types: Types) -> Tensor:
     return numeric(op, types, 0)
 
@@ -183,20 +179,6 @@ ROWS = table(
         shape=_reduction("logsumexp", _first),
         curvature="convex",
         **rules.weighted(rules.share),
-    ),
-    _row(
-        "any",
-        "Whether one holds.",
-        _over("torch.any"),
-        shape=_reduction("any", _bools, "bool"),
-        smooth="flat",
-    ),
-    _row(
-        "all",
-        "Whether all hold.",
-        _over("torch.all"),
-        shape=_reduction("all", _bools, "bool"),
-        smooth="flat",
     ),
     _row(
         "argmax",
