@@ -12,7 +12,7 @@ NetworkX takes 0.17 s, most of what `bettyc check` may take.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 
 from bettyc.diagnostics.model import Diagnostic, Edit, Label, Note, Suggestion
@@ -135,6 +135,16 @@ def stable_order(graph: Mapping[str, Iterable[str]]) -> list[str]:
 
 def infer(mentions: Sequence[Mentions]) -> tuple[Hierarchy, list[Diagnostic]]:
     """The hierarchy and what is wrong with it. With errors, `order` is empty where it has no meaning."""
+    h, diagnostics = infer_once(mentions)
+    if h.order:
+        mixed = {(d.span, d.code) for d in diagnostics}
+        skip = {(m.level, r.level) for m in mentions for r in m.reads if (r.span, "MLO0213") in mixed}
+        diagnostics += _undirected(mentions, h, skip)
+    return h, diagnostics
+
+
+def infer_once(mentions: Sequence[Mentions]) -> tuple[Hierarchy, list[Diagnostic]]:
+    """The hierarchy by stars alone; reads whose order is not decided are not looked for."""
     names = tuple(m.level for m in mentions)
     h = Hierarchy(names)
     diagnostics: list[Diagnostic] = []
@@ -160,7 +170,6 @@ def infer(mentions: Sequence[Mentions]) -> tuple[Hierarchy, list[Diagnostic]]:
         return h, diagnostics + cycle
     h.below = _closure(h)
     h.order = tuple(stable_order({p: h.below[p] for p in sorted(names)}))
-    diagnostics += _undirected(mentions, h, set(mixed))
     return h, diagnostics
 
 
@@ -188,7 +197,7 @@ def _mixed_reads(mentions: Sequence[Mentions], h: Hierarchy) -> dict[tuple[str, 
                 suggestions=[
                     Suggestion("star both", (star_edit(bare),), "maybe-incorrect"),
                     Suggestion("or take this one as a constant",
-                               (Edit(bare.span, f"detach({q}*.{bare.name})"),), "maybe-incorrect"),
+                               detach_edits(bare, star=True), "maybe-incorrect"),
                 ],
             )
             del h.value[m.level][q]
@@ -197,8 +206,21 @@ def _mixed_reads(mentions: Sequence[Mentions], h: Hierarchy) -> dict[tuple[str, 
 
 def star_edit(read: Read) -> Edit:
     """Insert the star into a bare mention `q.v`, before its dot."""
-    at = read.span.start + len(read.level)
+    at = read.span.end - len(read.name) - 1
     return Edit(Span(read.span.file, at, at), "*")
+
+
+def unstar_edit(read: Read) -> Edit:
+    """Take the star out of `q*.v`."""
+    at = read.span.end - len(read.name) - 2
+    return Edit(Span(read.span.file, at, at + 1), "")
+
+
+def detach_edits(read: Read, star: bool) -> tuple[Edit, ...]:
+    """Wrap a bare mention in `detach(...)`, starring it first if wanted."""
+    file, start, end = read.span
+    wrap = (Edit(Span(file, start, start), "detach("), Edit(Span(file, end, end), ")"))
+    return (wrap[0], star_edit(read), wrap[1]) if star else wrap
 
 
 def _imply(h: Hierarchy) -> None:
@@ -267,7 +289,7 @@ def _star_cycle(mentions: Sequence[Mentions], h: Hierarchy, chain: list[str]) ->
                     secondary=[Label(r.span, f"`{q}` stars `{r.level}` here") for q, r in reads if r is not read],
                     suggestions=[Suggestion(
                         f"read its current value, `{read.level}.{read.name}`",
-                        (Edit(read.span, f"{read.level}.{read.name}"),), "maybe-incorrect")],
+                        (unstar_edit(read),), "maybe-incorrect")],
                 )
     text = ", ".join(f"`{p}` stars `{read.level}`" for p, read in reads)
     first = reads[0][1]
@@ -277,7 +299,7 @@ def _star_cycle(mentions: Sequence[Mentions], h: Hierarchy, chain: list[str]) ->
         notes=["a loop of responses has no top"],
         suggestions=[
             Suggestion(f"drop this star: `{p}` then reads the current value of `{r.level}`",
-                       (Edit(r.span, f"{r.level}.{r.name}"),), "maybe-incorrect")
+                       (unstar_edit(r),), "maybe-incorrect")
             for p, r in reads
         ],
     )
@@ -313,6 +335,28 @@ def _undirected(
     mentions: Sequence[Mentions], h: Hierarchy, skip: set[tuple[str, str]]
 ) -> list[Diagnostic]:
     """MLO0319, one per pair of levels: a bare read is legal only of a level above."""
+    pairs = _undirected_pairs(mentions, h, skip)
+    if len(pairs) > 1:
+        # one forgotten star also leaves undecided what its response passes through: name the star only
+        cause = next((pair for pair in pairs if _star_cures_all(mentions, *pair)), None)
+        pairs = [cause] if cause is not None else pairs
+    return [_undirected_pair(h, p, read) for p, read in pairs]
+
+
+def _star_cures_all(mentions: Sequence[Mentions], p: str, read: Read) -> bool:
+    """Would starring what `p` reads of that level leave nothing undecided?"""
+    starred = [
+        Mentions(m.level, tuple(
+            replace(r, mode="response") if m.level == p and r.level == read.level else r for r in m.reads), m.lets)
+        for m in mentions
+    ]
+    changed, wrong = infer_once(starred)
+    return not wrong and not _undirected_pairs(starred, changed, set())
+
+
+def _undirected_pairs(mentions: Sequence[Mentions], h: Hierarchy,
+                      skip: set[tuple[str, str]]) -> list[tuple[str, Read]]:
+    """(reader, first mention) of each pair of levels whose order is not decided."""
     found = []
     done: set[frozenset[str]] = {frozenset(pair) for pair in skip}
     for m in mentions:
@@ -321,7 +365,7 @@ def _undirected(
             if m.level in h.below[q] or pair in done:
                 continue
             done.add(pair)
-            found.append(_undirected_pair(h, m.level, read))
+            found.append((m.level, read))
     return found
 
 
@@ -332,19 +376,17 @@ def _undirected_pair(h: Hierarchy, p: str, read: Read) -> Diagnostic:
     suggestions = [Suggestion(
         f"if `{q}` is solved below `{p}`, read its response (differentiated)",
         (star_edit(read),), "maybe-incorrect")]
-    first_order = Edit(read.span, f"detach({q}*.{read.name})")
     if back is not None:
         notes.append(Note(f"`{q}` reads `{p}.{back.name}` in turn", back.span))
         suggestions += [
             Suggestion(f"if `{p}` is solved below `{q}`, read the response of `{p}` in `{q}`",
                        (star_edit(back),), "maybe-incorrect"),
             Suggestion("if the two play simultaneously, say so on both reads",
-                       (Edit(read.span, f"detach({q}.{read.name})"),
-                        Edit(back.span, f"detach({p}.{back.name})")), "maybe-incorrect"),
+                       (*detach_edits(read, star=False), *detach_edits(back, star=False)), "maybe-incorrect"),
         ]
     else:
         suggestions.append(Suggestion(
-            "or take its solution as a constant (first order)", (first_order,), "maybe-incorrect"))
+            "or take its solution as a constant (first order)", detach_edits(read, star=True), "maybe-incorrect"))
         suggestions.append(Suggestion(
             f"or, if `{q}` is above `{p}`, let `{q}` star a variable of `{p}`", (), "has-placeholders"))
     return report(

@@ -7,7 +7,7 @@ from typing import Any
 
 from bettyc.ops import reduce_rules as rules
 from bettyc.ops.row import Lowering, Op, ShapeRule, Types, constant, inputs, table
-from bettyc.ops.rules import form, numeric, of_kind, one_axis, poisoned, tensor, without
+from bettyc.ops.rules import form, numeric, one_axis, poisoned, tensor, without
 from bettyc.types import Tensor, Type
 
 AXIS = constant("axis", None)
