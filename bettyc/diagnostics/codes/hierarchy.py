@@ -55,7 +55,7 @@ CODES = (
         "MLO0315",
         "gradient-into-integer",
         "error",
-        "the only path from `{level}` to its objective enters `{name}`, an integer",
+        "the only path from `{level}` to its objective takes `{name}` as an integer",
     ),
     Code(
         "MLO0316",
