@@ -269,27 +269,23 @@ def _elsewhere(uses: Mapping[str, int], name: str) -> bool:
 
 
 def _metrics(model: Model, graph: Graph, h: Hierarchy, spans: Mapping[int, Span]) -> list[Diagnostic]:
-    """MLO0505: a metric on the data that an upper level optimizes on, when that is all it sees."""
+    """MLO0505: metrics only on data that an upper level optimizes on, though a part is held out."""
     uppers = [p for p in h.levels if h.starred[p]]
     optimized = {d: p for p in uppers for d in data_of(model, graph, [model.level(p).objective])}
     rows = {p.name for s in model.splits for p in s.parts}
-    found = []
-    for metric in model.metrics:
-        used = data_of(model, graph, [metric.node])
-        if not used or not all(d in optimized for d in used):
-            continue
-        if not any(d in rows for d in used) or not _held_out(model, graph, rows):
-            continue
-        name, node = next(iter(used.items()))
-        found.append(report("MLO0505", spans.get(node, metric.span), metric=metric.name, name=name,
-                            level=optimized[name], label="not held out"))
-    return found
-
-
-def _held_out(model: Model, graph: Graph, parts: set[str]) -> bool:
-    """Is there a part that no level sees? Only then is there something better to measure on."""
     seen = {d for lv in model.levels for d in data_of(model, graph, [lv.objective])}
-    return any(p not in seen for p in parts)
+    held_out = rows - seen
+    used = {metric: data_of(model, graph, [metric.node]) for metric in model.metrics}
+    if not held_out or any(set(u) & held_out for u in used.values()):
+        return []
+    found = []
+    for metric, data in used.items():
+        name = next((d for d in data if d in optimized), None)
+        if name is not None and all(d in optimized for d in data):
+            found.append(report(
+                "MLO0505", metric.span, metric=metric.name, name=name, level=optimized[name],
+                label="not held out", notes=[f"no level sees `{min(held_out)}`: measure there"]))
+    return found
 
 
 def _references(model: Model, h: Hierarchy) -> list[Diagnostic]:

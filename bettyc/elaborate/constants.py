@@ -259,7 +259,7 @@ def dimension(ctx: Context, decl: ast.DimDecl, scope: Scope) -> Dim:
 
 def dim(ctx: Context, node: ast.Expr, scope: Scope, generic: set[str] | None = None,
         bound: dict[str, Dim] | None = None, busy: tuple[str, ...] = ()) -> Dim:
-    """A dim expression: integers, dims, int params, `+ - *`. Unknown names become generic dims where
+    """A dim expression: integers, dims, int params, data sets (their number of rows), `+ - *`. Unknown names become generic dims where
     `generic` is given (extern signatures); `bound` are formals with values. Raises NotConstant.
     """
     if isinstance(node, ast.Number) and isinstance(node.value, int):
@@ -283,6 +283,14 @@ def dim(ctx: Context, node: ast.Expr, scope: Scope, generic: set[str] | None = N
             if isinstance(v, int):
                 return number(v)
             ctx.report("MLO0404", node.span, scope, expected="a whole number", found=f"`{v}`")
+            raise NotConstant
+        if isinstance(declared, ast.Data | ast.Part):
+            scope.unit.used.add(name)
+            rows = ctx.rows.get(name)
+            if rows is not None:
+                return rows
+            if name in ctx.columns:
+                ctx.report("MLO0404", node.span, scope, expected="data with rows", found=f"`{name}`, which has none")
             raise NotConstant
         if generic is not None:
             generic.add(name)
