@@ -1,0 +1,56 @@
+"""`--emit python`: the straight-line torch code of every objective and metric."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from bettyc import emit
+from bettyc.expr import Graph, Node
+from bettyc.plan import Plan
+
+
+def source(plan: Plan) -> str:
+    """One Python function per level, in the order of the plan, then one per metric.
+
+    Levels that maximize return the negative of their objective, as the runtime minimizes.
+    """
+    graph = plan.graph()
+    parts = [
+        f'"""{plan.model.name}: objectives and metrics, written by bettyc {plan.bettyc}."""',
+        "import torch",
+    ]
+    for name in plan.order:
+        level = plan.model.level(name)
+        node = level.objective if level.sense == "minimize" else graph.add("neg", level.objective)
+        parts += _functions(graph, node, f"{plain(name)}_objective")
+    for metric in plan.model.metrics:
+        parts += _functions(graph, metric.node, f"metric_{plain(metric.name)}")
+    return "\n\n\n".join(parts) + "\n"
+
+
+def _functions(graph: Graph, node: int, name: str) -> list[str]:
+    """The function, after those of the replica bodies in it."""
+    bodies: list[str] = []
+
+    def opaque(index: int, found: Node, operands: Sequence[str]) -> str:
+        if found.op == "replicas":
+            body = f"{name}_each_{plain(str(found.attr('level')))}"
+            bodies.extend(_functions(graph, found.args[0], body))
+            return f"torch.{found.attr('reduce')}(over_replicas({body}), 0)"
+        title = plain(str(found.attr("name") or found.op))
+        return f"{title}({', '.join(operands)})"
+
+    return [*bodies, emit.function(graph, [node], name=name, leaf=leaf, opaque=opaque).rstrip("\n")]
+
+
+def leaf(index: int, node: Node) -> str:
+    """The argument that a leaf becomes: `fit_w`, `train_x`."""
+    owner = node.attr("level") or node.attr("data") or node.attr("draw")
+    field = node.attr("name") or node.attr("field")
+    return plain(f"{owner}_{field}" if field else str(owner))
+
+
+def plain(name: str) -> str:
+    """An identifier out of a dotted name."""
+    return re.sub(r"\W", "_", name)
