@@ -115,6 +115,13 @@ class Machine:
         self.ends.append(end)
         self.depths.append(depth)
 
+    def settle(self, kind: str) -> None:
+        """Make the reductions that a token of this kind would cause, if it could come next."""
+        if self.accepts(kind):
+            actions = self.tables.actions
+            while (action := actions[self.states[-1]][kind]) < 0:
+                self.reduce(~action)
+
     def accepts(self, kind: str) -> bool:
         """Whether a token of this kind could come next. (A state's row alone also holds reductions
         that lead nowhere.)

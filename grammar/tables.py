@@ -11,9 +11,8 @@ import json
 import os
 import re
 import sys
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import bettyc
@@ -24,8 +23,7 @@ STARTS = ("file", "expression")
 LAYOUT = 1
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """A production, and which symbols become children of the node it builds.
 
     `origin` is the nonterminal, `name` what is built (its alias, or `origin`). In `plan` an entry
@@ -41,8 +39,7 @@ class Rule:
     unit: bool
 
 
-@dataclass(frozen=True)
-class Tables:
+class Tables(NamedTuple):
     """`actions[state][terminal]` is the state to shift to, or `~r` to reduce by rule r.
 
     `starts` gives the first and the final state of each start symbol; `words` and `operators`

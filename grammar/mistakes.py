@@ -1,0 +1,506 @@
+"""What is wrong at a place where the parse stopped, in words, and how to go on.
+
+The rules are tried in order, most telling first; the last always applies. Decisions use what the
+parser would really accept, never its raw table row, which under LALR(1) both lacks and invents.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from bettyc.diagnostics.model import Applicability, Diagnostic, Edit, Label, Suggestion
+from bettyc.diagnostics.registry import report
+from bettyc.diagnostics.span import Span
+from bettyc.diagnostics.suggest import closest
+from bettyc.grammar.lex import BAD, BAD_STRING, END, Token
+from bettyc.grammar.place import (
+    CLOSING,
+    ITEMS,
+    OPERAND_ENDS,
+    OPERAND_STARTS,
+    STATEMENTS,
+    Place,
+    is_word,
+    terminal_text,
+)
+from bettyc.grammar.tables import tables
+
+
+class Repair(NamedTuple):
+    """How to go on: take back the last `back` tokens, replace them and the next `remove` by `insert`."""
+
+    back: int
+    remove: int
+    insert: tuple[Token, ...]
+
+
+class Mistake(NamedTuple):
+    """A diagnostic; without a repair the statement is given up."""
+
+    diagnostic: Diagnostic
+    repair: Repair | None = None
+
+
+# Words that other languages, or haste, put where mlo has a statement.
+_ALIASES = {
+    "min": "minimize",
+    "max": "maximize",
+    "minimise": "minimize",
+    "maximise": "maximize",
+    "variable": "var",
+    "parameter": "param",
+    "function": "def",
+    "fn": "def",
+    "const": "param",
+    "dataset": "data",
+    "dimension": "dim",
+    "sample": "draw",
+    "network": "module",
+    "problem": "level",
+    "include": "import",
+}
+# Characters and operators of other notations, by what mlo writes.
+_CHARACTERS = {
+    "÷": "/",
+    "×": "*",
+    "·": "*",
+    "∗": "*",
+    "−": "-",
+    "–": "-",
+    "≤": "<=",
+    "≥": ">=",
+    "≠": "!=",
+    "→": "->",
+    "\u00a0": " ",
+    "“": '"',
+    "”": '"',
+    "„": '"',
+    "&": "and",
+    "|": "or",
+    "!": "not",
+}
+_FOREIGN = {"&&": "and", "||": "or"}
+_QUOTED = re.compile("'([^'\"\r\n]*)'|[“”„]([^“”\"\r\n]*)[“”]")
+
+
+def find(place: Place) -> Mistake:
+    """The mistake at a place."""
+    for rule in _RULES:
+        mistake = rule(place)
+        if mistake is not None:
+            return mistake
+    return _unexpected(place)
+
+
+def quoted(token: Token) -> str:
+    """A token as messages show it."""
+    if token.kind == END:
+        return "the end of the file"
+    return f"`{token.text if len(token.text) <= 40 else token.text[:39] + '…'}`"
+
+
+def _replace(
+    message: str, span: Span, text: str, applicability: Applicability = "maybe-incorrect"
+) -> tuple[Suggestion]:
+    return (Suggestion(message, (Edit(span, text),), applicability),)
+
+
+def _empty(kind: str, text: str, place: Place) -> Token:
+    """A token that is missing, right after the previous one."""
+    at = place.previous.end
+    return Token(kind, text, at, at)
+
+
+# characters ---------------------------------------------------------------------------------------
+
+
+def _character(p: Place) -> Mistake | None:
+    if p.token.kind != BAD:
+        return None
+    text, start = p.source.text, p.token.start
+    quotes = _QUOTED.match(text, start)
+    if quotes:
+        return _quotes(p, quotes)
+    for foreign, ours in _FOREIGN.items():
+        if text.startswith(foreign, start):
+            return _foreign(p, foreign, p.token, p.ahead(1), ours, f"write `{ours}`", _fixed(ours))
+    char = p.token.text
+    shown = char if char.isprintable() and char != "\u00a0" else f"U+{ord(char):04X}"
+    ours = _CHARACTERS.get(char, "")
+    suggestions: tuple[Suggestion, ...] = ()
+    if ours:
+        message = f"did you mean `{ours}`?" if ours != " " else "write an ordinary space"
+        suggestions = _replace(message, p.span(), ours)
+    kind = _fixed(ours)
+    insert = (Token(kind, ours, p.token.start, p.token.end),) if kind else ()
+    diagnostic = report("MLO0101", p.span(), character=shown, suggestions=suggestions)
+    return Mistake(diagnostic, Repair(0, 1, insert))
+
+
+def _fixed(text: str) -> str:
+    """The kind of a token that is a fixed string, "" if `text` is none."""
+    known = tables()
+    return known.words.get(text) or known.operators.get(text, "")
+
+
+def _quotes(p: Place, found: re.Match[str]) -> Mistake:
+    content = found[1] if found[1] is not None else found[2]
+    start, end = found.span()
+    span = Span(p.source.name, start, end)
+    text = f'"{content}"'
+    suggestions = _replace(
+        f"strings use double quotes: `{text}`", span, text, "machine-applicable"
+    )
+    if found[1] is None:
+        diagnostic = report("MLO0101", p.span(), character=found[0][0], suggestions=suggestions)
+    else:
+        diagnostic = report("MLO0109", span, found="`'…'`", suggestions=suggestions)
+    remove = 0
+    while p.ahead(remove).start < end and p.ahead(remove).kind != END:
+        remove += 1
+    return Mistake(diagnostic, Repair(0, remove, (Token("STRING", text, start, end),)))
+
+
+def _string(p: Place) -> Mistake | None:
+    if p.token.kind != BAD_STRING:
+        return None
+    end = Span(p.source.name, p.token.end, p.token.end)
+    diagnostic = report(
+        "MLO0102", p.span(), label="it starts here", suggestions=_replace("close it", end, '"')
+    )
+    closed = Token("STRING", p.token.text + '"', p.token.start, p.token.end)
+    return Mistake(diagnostic, Repair(0, 1, (closed,)))
+
+
+# notation of other languages ----------------------------------------------------------------------
+
+
+def _foreign(
+    p: Place, found: str, first: Token, last: Token, ours: str, message: str, kind: str, back: int = 0
+) -> Mistake:
+    """MLO0109 for the two tokens `first` and `last`, the second of which is `back` before this."""
+    span = p.span(first, last)
+    diagnostic = report(
+        "MLO0109", span, found=f"`{found}`", suggestions=_replace(message, span, ours)
+    )
+    return Mistake(diagnostic, Repair(back, 2 - back, (Token(kind, ours, first.start, last.end),)))
+
+
+def _assignment(p: Place) -> Mistake | None:
+    """`:=`, `+=` and the like, at either of their two tokens."""
+    for back in (0, 1):
+        first, second = p.ahead(-back), p.ahead(1 - back)
+        known = first.kind in ("COLON", "PLUS", "MINUS", "STAR", "SLASH", "AT", "CARET")
+        if known and second.kind == "ASSIGN" and p.adjacent(first, second):
+            found = first.text + "="
+            return _foreign(p, found, first, second, "=", "write `=`", "ASSIGN", back)
+    return None
+
+
+def _comment(p: Place) -> Mistake | None:
+    """`//` and `/*`, at either of their two tokens."""
+    for back in (0, 1):
+        first, second = p.ahead(-back), p.ahead(1 - back)
+        if first.kind == "SLASH" and second.kind in ("SLASH", "STAR") and p.adjacent(first, second):
+            remove = 0
+            while p.same_line(first, p.ahead(remove)):
+                remove += 1
+            span = p.span(first, second)
+            diagnostic = report(
+                "MLO0109",
+                span,
+                found=f"`{first.text}{second.text}`",
+                suggestions=_replace("comments start with `#`", span, "#"),
+            )
+            return Mistake(diagnostic, Repair(back, remove, ()))
+    return None
+
+
+# numbers ------------------------------------------------------------------------------------------
+
+
+def _number(p: Place) -> Mistake | None:
+    token, before, after = p.token, p.previous, p.ahead(1)
+    if token.kind == "DOT" and after.kind == "NUMBER" and p.adjacent(token, after):
+        text = f"0.{after.text}"
+        span = p.span(token, after)
+        diagnostic = report(
+            "MLO0108", span, place="leading",
+            suggestions=_replace(f"write `{text}`", span, text, "machine-applicable"),
+        )  # fmt: skip
+        return Mistake(diagnostic, Repair(0, 2, (Token("NUMBER", text, token.start, after.end),)))
+    if token.kind == "NUMBER" and before.kind == "RESPONSE" and p.adjacent(before, token):
+        span = Span(p.source.name, before.end - 1, token.end)
+        text = f"0.{token.text}"
+        diagnostic = report(
+            "MLO0108", span, place="leading",
+            notes=["`*.` means \"response of\""],
+            suggestions=_replace(f"write `* {text}`", p.span(before, token), f"* {text}"),
+        )  # fmt: skip
+        star = Token("STAR", "*", before.start, before.end - 1)
+        number = Token("NUMBER", text, before.end - 1, token.end)
+        return Mistake(diagnostic, Repair(1, 1, (star, number)))
+    number = p.ahead(-2)
+    if before.kind == "DOT" and number.kind == "NUMBER" and p.adjacent(number, before):
+        diagnostic = report(
+            "MLO0108", p.span(number, before), place="trailing",
+            suggestions=_replace(f"write `{number.text}.0`", p.after_previous(), "0"),
+        )  # fmt: skip
+        return Mistake(diagnostic, Repair(1, 0, ()))
+    return None
+
+
+# brackets -----------------------------------------------------------------------------------------
+
+
+def _closing(p: Place) -> Mistake | None:
+    """A closing bracket without, or other than that of, the innermost open one."""
+    token, bracket = p.token, p.inside
+    if token.kind not in CLOSING.values():
+        return None
+    if bracket is None:
+        if p.block.brace is not None and token.kind == "RBRACE":
+            return None
+        return Mistake(report("MLO0100", p.span(), found=quoted(token)), Repair(0, 1, ()))
+    if CLOSING[bracket.kind] == token.kind:
+        return None
+    return _unclosed(p, bracket)
+
+
+def _unclosed(p: Place, bracket: Token) -> Mistake | None:
+    """MLO0104: a bracket is open where its list should go on or end."""
+    kind = CLOSING[bracket.kind]
+    if not p.machine.accepts(kind):
+        return None
+    close = terminal_text(kind)[1:-1]
+    diagnostic = report(
+        "MLO0104",
+        p.span(),
+        close=close,
+        found=quoted(p.token),
+        secondary=[Label(p.span(bracket), f"this `{bracket.text}` is never closed")],
+        suggestions=_replace(f"close it with `{close}`", p.after_previous(), close),
+    )
+    return Mistake(diagnostic, Repair(0, 0, (_empty(kind, close, p),)))
+
+
+def _brace(p: Place) -> Mistake | None:
+    """A block that is open where the next item starts, or the file ends."""
+    brace, token = p.block.brace, p.token
+    if brace is None or p.inside is not None or not p.machine.accepts("RBRACE"):
+        return None
+    item = p.starts_item(p.at) and p.first_on_line(p.at)
+    if token.kind != END and not (item and p.indent(token.start) <= p.indent(brace.start)):
+        return None
+    diagnostic = report(
+        "MLO0103",
+        p.span(),
+        found=quoted(token),
+        secondary=[Label(p.span(brace), "this `{` is never closed")],
+        suggestions=_replace("close it with `}`", p.after_previous(), "\n}"),
+    )
+    return Mistake(diagnostic, Repair(0, 0, (_empty("RBRACE", "}", p),)))
+
+
+def _list(p: Place) -> Mistake | None:
+    """Inside parentheses or brackets: what ends too early, or lacks a comma."""
+    bracket, token = p.inside, p.token
+    if bracket is None:
+        return None
+    opens = p.first_on_line(p.at) and p.starts_statement(p.at, p.block.kind)
+    if token.kind == END or opens or bracket.kind == "LBRACE":
+        return _unclosed(p, bracket)
+    if not p.machine.accepts("COMMA") or p.previous.kind == "NUMBER" and p.ahead(1).kind != "ASSIGN":
+        return None
+    starts = token.kind in OPERAND_STARTS or token.kind in ("LSQB", "MINUS", "NOT", "IF")
+    if not (starts or is_word(token)):
+        return None
+    mistake = _unclosed(p, bracket)
+    if mistake is None:
+        return None
+    diagnostic = report(
+        "MLO0104",
+        p.span(),
+        close=terminal_text(CLOSING[bracket.kind])[1:-1],
+        found=quoted(token),
+        secondary=[Label(p.span(bracket), "inside this")],
+        suggestions=_replace("separate them by `,`", p.after_previous(), ","),
+    )
+    return Mistake(diagnostic, Repair(0, 0, (_empty("COMMA", ",", p),)))
+
+
+# statements ---------------------------------------------------------------------------------------
+
+
+def _operator(p: Place) -> Mistake | None:
+    """Two operands side by side. A name that follows a whole statement was taken for a setting, so
+    there it is noticed one token late.
+    """
+    token, before = p.token, p.previous
+    if token.kind in OPERAND_STARTS and before.kind in OPERAND_ENDS and p.same_line(before, token):
+        if p.machine.accepts("STAR"):
+            repair = Repair(0, 0, (_empty("STAR", "*", p),))
+            return _missing_operator(p, before, token, repair)
+    earlier = p.ahead(-2)
+    if (
+        p.name_begun
+        and token.kind not in ("ASSIGN", "EQ", "COLON")
+        and earlier.kind in OPERAND_ENDS
+        and p.same_line(earlier, before)
+    ):
+        return _missing_operator(p, earlier, before, None)
+    return None
+
+
+def _missing_operator(p: Place, left: Token, right: Token, repair: Repair | None) -> Mistake:
+    between = Span(p.source.name, left.end, right.start)
+    message = f"write `{left.text} * {right.text}`"
+    diagnostic = report(
+        "MLO0106", p.span(right), found=quoted(right), suggestions=_replace(message, between, " * ")
+    )
+    return Mistake(diagnostic, repair)
+
+
+def _statement(p: Place) -> Mistake | None:
+    """A statement that begins with no word that begins one."""
+    if p.block.kind == "file":
+        begun = len(p.machine.values) == p.block.keep and p.token.kind == "NAME"
+        word, back, words = p.token, 0, ITEMS
+        if begun and p.ahead(1).kind == "ASSIGN":
+            notes = ["settings stand in a level or in `run { … }`"]
+            return Mistake(report("MLO0105", p.span(), word=word.text, notes=notes))
+    else:
+        begun = p.name_begun and p.token.kind not in ("ASSIGN", "EQ", "COLON", *CLOSING.values())
+        word, back, words = p.previous, 1, STATEMENTS if p.block.kind == "level" else frozenset()
+    if not begun:
+        return None
+    texts = [text for text, kind in tables().words.items() if kind in words]
+    alias = _ALIASES.get(word.text.lower(), "")
+    near = [alias] if alias in texts else closest(word.text, texts)
+    if not near and back:
+        return None
+    span = p.span(word)
+    suggestions = [s for text in near for s in _replace(f"did you mean `{text}`?", span, text)]
+    diagnostic = report("MLO0105", span, word=word.text, suggestions=suggestions)
+    if not near:
+        return Mistake(diagnostic)
+    meant = Token(tables().words[near[0]], near[0], word.start, word.end)
+    return Mistake(diagnostic, Repair(back, 1 - back, (meant,)))
+
+
+def _elsewhere(p: Place) -> Mistake | None:
+    """A whole statement, in a block where that kind does not belong."""
+    token = p.token
+    if len(p.machine.values) != p.block.keep or not is_word(token):
+        return None
+    if p.block.kind == "file" and token.kind in STATEMENTS:
+        note = f"`{token.text}` belongs in a level"
+        if token.kind == "LET":
+            note += "; at top level write `def`"
+    elif p.block.kind != "file" and token.kind in ITEMS | STATEMENTS:
+        top = "at top level" if token.kind in ITEMS else "in a level"
+        note = f"`{token.text}` belongs {top}, not in a {p.block.kind} block"
+    else:
+        return None
+    return Mistake(report("MLO0100", p.span(), found=quoted(token), notes=[note]))
+
+
+# single tokens ------------------------------------------------------------------------------------
+
+
+def _equals(p: Place) -> Mistake | None:
+    """`:` or `==` for `=`, and `=` for `==`."""
+    token = p.token
+    if token.kind in ("COLON", "EQ") and p.machine.accepts("ASSIGN"):
+        ours, kind = "=", "ASSIGN"
+    elif token.kind == "ASSIGN" and p.machine.accepts("EQ") and p.inside is not None:
+        ours, kind = "==", "EQ"
+    else:
+        return None
+    mistake = _expected(p) or _unexpected(p)
+    suggestions = _replace(f"write `{ours}`", p.span(), ours)
+    return Mistake(
+        _with(mistake.diagnostic, suggestions), Repair(0, 1, (Token(kind, ours, token.start, token.end),))
+    )
+
+
+def _comma(p: Place) -> Mistake | None:
+    """A comma after a whole statement."""
+    if p.token.kind != "COMMA" or p.inside is not None or not p.machine.accepts("SEMICOLON"):
+        return None
+    suggestions = _replace("statements need no separator", p.span(), "")
+    return Mistake(report("MLO0100", p.span(), found="`,`", suggestions=suggestions), Repair(0, 1, ()))
+
+
+def _chain(p: Place) -> Mistake | None:
+    """`a < b < c`."""
+    if p.token.kind not in ("LT", "LE", "GT", "GE", "EQ", "NE") or not p.machine.accepts("AND"):
+        return None
+    notes = ["comparisons do not chain: write `a < b and b < c`"]
+    return Mistake(report("MLO0100", p.span(), found=quoted(p.token), notes=notes))
+
+
+def _misspelt(p: Place) -> Mistake | None:
+    """A name where one keyword, spelt nearly so, could stand."""
+    if p.token.kind != "NAME":
+        return None
+    words = {text: kind for text, kind in tables().words.items() if kind in p.accepts}
+    near = closest(p.token.text, words)
+    if not near:
+        return None
+    mistake = _expected(p) or _unexpected(p)
+    suggestions = _replace(f"did you mean `{near[0]}`?", p.span(), near[0])
+    meant = Token(words[near[0]], near[0], p.token.start, p.token.end)
+    return Mistake(_with(mistake.diagnostic, suggestions), Repair(0, 1, (meant,)))
+
+
+def _expected(p: Place) -> Mistake | None:
+    """MLO0107, where what could stand here can be said in a few words."""
+    if p.previous.kind == END:
+        return None
+    accepts = p.accepts - {"SEMICOLON"}
+    if {"NAME", "NUMBER", "LPAR"} <= accepts and not accepts & {"STAR", "ASSIGN"}:
+        expected = "an expression"
+    elif accepts == {"NAME", "LBRACE"}:
+        expected = "a type"
+    elif len(accepts) <= 4:
+        texts = sorted(terminal_text(kind) for kind in accepts)
+        expected = " or ".join([", ".join(texts[:-1]), texts[-1]] if texts[1:] else texts)
+    else:
+        return None
+    diagnostic = report(
+        "MLO0107", p.span(), expected=expected, after=quoted(p.previous), found=quoted(p.token)
+    )
+    return Mistake(diagnostic)
+
+
+def _unexpected(p: Place) -> Mistake:
+    return Mistake(report("MLO0100", p.span(), found=quoted(p.token)))
+
+
+def _with(diagnostic: Diagnostic, suggestions: tuple[Suggestion, ...]) -> Diagnostic:
+    from dataclasses import replace
+
+    return replace(diagnostic, suggestions=suggestions)
+
+
+_RULES: tuple[Callable[[Place], Mistake | None], ...] = (
+    _character,
+    _string,
+    _assignment,
+    _comment,
+    _number,
+    _closing,
+    _brace,
+    _list,
+    _operator,
+    _statement,
+    _elsewhere,
+    _equals,
+    _comma,
+    _chain,
+    _misspelt,
+    _expected,
+)
