@@ -89,7 +89,9 @@ def free(domain: Call | None, value: Tensor) -> Tensor:
         inside = (value > low) & (value < high)
         u = torch.logit((value - low) / (high - low))
     if not bool(inside.all()):
-        raise ValueError(f"initial value {value[~inside].flatten()[0].item():g} is outside `{domain.name}`")
+        raise ValueError(
+            f"initial value {value[~inside].flatten()[0].item():g} is outside `{domain.name}`"
+        )
     return u
 
 
@@ -108,8 +110,11 @@ def project(domain: Call, x: Tensor) -> Tensor:
         return x.clamp(-second, second)
     if first == 2.0:
         norm = torch.linalg.vector_norm(x)
-        return x * torch.where(norm > second, second / norm.clamp(min=1e-300 if x.dtype == torch.float64
-                                                                  else 1e-30), 1.0)
+        return x * torch.where(
+            norm > second,
+            second / norm.clamp(min=1e-300 if x.dtype == torch.float64 else 1e-30),
+            1.0,
+        )
     return _project_l1(x, second)
 
 

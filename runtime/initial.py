@@ -49,7 +49,9 @@ def _fixed(name: str, options: dict[str, Value], shape: tuple[int, ...]) -> Tens
     return torch.full(shape, float(number), dtype=torch.float64)  # type: ignore[arg-type]
 
 
-def _random(name: str, options: dict[str, Value], shape: tuple[int, ...], g: torch.Generator) -> Tensor:
+def _random(
+    name: str, options: dict[str, Value], shape: tuple[int, ...], g: torch.Generator
+) -> Tensor:
     number = {k: float(v) for k, v in options.items()}  # type: ignore[arg-type]
     if name in ("gaussian", "kaiming"):
         std = number.get("std", 0.0)

@@ -80,7 +80,9 @@ class Layout:
             piece = theta[..., slot.start : slot.stop]
             if slot.domain is not None and slot.domain.name in domains.PROJECTED:
                 rows = piece.reshape(-1, piece.shape[-1])
-                piece = torch.stack([domains.project(slot.domain, row) for row in rows]).view_as(piece)
+                piece = torch.stack([domains.project(slot.domain, row) for row in rows]).view_as(
+                    piece
+                )
             pieces.append(piece)
         return torch.cat(pieces, -1)
 
@@ -134,8 +136,10 @@ def layout(
     for network in level.networks:
         module = networks.get(network.name)
         if module is not None:
-            found += [(f"{network.name}.{n}", tuple(p.shape), None, None)
-                      for n, p in module.named_parameters()]
+            found += [
+                (f"{network.name}.{n}", tuple(p.shape), None, None)
+                for n, p in module.named_parameters()
+            ]
     slots: list[Slot] = []
     ends = {True: 0, False: 0}
     for name, shape, domain, initial in found:

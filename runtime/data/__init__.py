@@ -1,1 +1,1 @@
-
+"""Data sets, splits and batches, checked against the program's types."""

@@ -19,7 +19,9 @@ from bettyc.runtime.optimizers.arithmetic import Pure
 
 State: TypeAlias = dict[str, Tensor]
 Options: TypeAlias = Mapping[str, Any]
-Update: TypeAlias = Callable[[Tensor, Tensor, State, int, Options, type[Pure]], tuple[Tensor, State]]
+Update: TypeAlias = Callable[
+    [Tensor, Tensor, State, int, Options, type[Pure]], tuple[Tensor, State]
+]
 
 
 class Rule(NamedTuple):

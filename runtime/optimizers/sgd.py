@@ -27,7 +27,11 @@ def update(
         grad = Pure.add(grad, theta, decay)
     if isinstance(momentum, Tensor) or momentum != 0:
         m = state.get("momentum")
-        m = grad.clone() if m is None else ops.add(ops.scale(m, momentum), grad, 1 - options["dampening"])
+        m = (
+            grad.clone()
+            if m is None
+            else ops.add(ops.scale(m, momentum), grad, 1 - options["dampening"])
+        )
         state = {"momentum": m}
         grad = Pure.add(grad, m, momentum) if options["nesterov"] else m
     return ops.add(theta, grad, -options["lr"]), state

@@ -10,9 +10,22 @@ from bettyc.runtime.optimizers import RULES
 from bettyc.runtime.optimizers.arithmetic import InPlace, Pure
 
 ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False}
-RMS = {"lr": 1e-2, "alpha": 0.99, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.0, "centered": False}
+RMS = {
+    "lr": 1e-2,
+    "alpha": 0.99,
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "momentum": 0.0,
+    "centered": False,
+}
 SGD = {"lr": 0.1, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False}
-ADAGRAD = {"lr": 1e-2, "lr_decay": 0.0, "weight_decay": 0.0, "initial_accumulator_value": 0.0, "eps": 1e-10}
+ADAGRAD = {
+    "lr": 1e-2,
+    "lr_decay": 0.0,
+    "weight_decay": 0.0,
+    "initial_accumulator_value": 0.0,
+    "eps": 1e-10,
+}
 CASES = [
     ("sgd", torch.optim.SGD, SGD),
     ("sgd", torch.optim.SGD, {**SGD, "momentum": 0.9, "weight_decay": 1e-2}),
@@ -22,10 +35,17 @@ CASES = [
     ("adam", torch.optim.Adam, {**ADAM, "amsgrad": True, "weight_decay": 0.1, "betas": (0.5, 0.9)}),
     ("adamw", torch.optim.AdamW, {**ADAM, "weight_decay": 0.1, "lr": 0.05}),
     ("rmsprop", torch.optim.RMSprop, RMS),
-    ("rmsprop", torch.optim.RMSprop, {**RMS, "momentum": 0.9, "centered": True, "weight_decay": 0.01}),
+    (
+        "rmsprop",
+        torch.optim.RMSprop,
+        {**RMS, "momentum": 0.9, "centered": True, "weight_decay": 0.01},
+    ),
     ("adagrad", torch.optim.Adagrad, ADAGRAD),
-    ("adagrad", torch.optim.Adagrad,
-     {**ADAGRAD, "lr_decay": 0.1, "weight_decay": 0.05, "initial_accumulator_value": 0.5}),
+    (
+        "adagrad",
+        torch.optim.Adagrad,
+        {**ADAGRAD, "lr_decay": 0.1, "weight_decay": 0.05, "initial_accumulator_value": 0.5},
+    ),
 ]
 
 
@@ -106,6 +126,8 @@ def test_a_tensor_rate_gives_the_number_s_update():
 
 
 def test_sign_sgd():
-    theta, _ = RULES["sign_sgd"].update(torch.zeros(3), torch.tensor([2.0, 0.0, -5.0]), {}, 0, {"lr": 0.25})
+    theta, _ = RULES["sign_sgd"].update(
+        torch.zeros(3), torch.tensor([2.0, 0.0, -5.0]), {}, 0, {"lr": 0.25}
+    )
 
     assert theta.tolist() == [-0.25, 0.0, 0.25]

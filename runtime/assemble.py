@@ -1,0 +1,302 @@
+"""From a plan to stages that can run: data loaded, Python imported, formulas compiled, feeds connected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bettyc.diagnostics.registry import report
+from bettyc.failures import InputError
+from bettyc.model import DataSet, Draw, Formula as FormulaValue, Level, Ref
+from bettyc.plan import Instruction, Plan, Repeat, Solve, Step, walk
+from bettyc.runtime import externs
+from bettyc.runtime.data.draw import Batches
+from bettyc.runtime.data.load import Loader, Source
+from bettyc.runtime.data.rows import Columns, Tasks, checked
+from bettyc.runtime.feed import Feed, TaskBatch, leaves, mask_seed
+from bettyc.runtime.formula import Formula, build, objective, plain
+from bettyc.runtime.layout import concrete
+from bettyc.runtime.link import DTYPES, Linked, link
+from bettyc.runtime.objective import Frame
+from bettyc.runtime.optimizers.rate import Options
+from bettyc.runtime.randomness import masks
+from bettyc.runtime.seeds import seed_of
+from bettyc.runtime.stage import Stage
+from bettyc.runtime.state import State
+from bettyc.strategies import STRATEGIES
+from bettyc.types import Record, Tensor as TensorType, bind, number
+
+
+@dataclass
+class Assembly:
+    """All parts of a run. averages: the `ema` nodes, by level: (node, decay, function)."""
+
+    linked: Linked
+    state: State
+    sources: dict[str, Source]
+    draws: dict[str, Batches]
+    tasks: dict[str, TaskBatch]
+    stages: dict[str, Stage]
+    metrics: dict[str, Formula]
+    metric_feed: Feed
+    owners: dict[str, list[Batches | TaskBatch]]
+    averages: dict[str, list[tuple[str, float, Formula]]] = field(default_factory=dict)
+
+
+def device_of(word: str) -> torch.device:
+    """The device a setting names. Raises InputError (MLO0802)."""
+    if word == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(word)
+    except RuntimeError:
+        raise InputError(report("MLO0802", None, device=word)) from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(report("MLO0802", None, device=word))
+    return device
+
+
+def assemble(
+    plan: Plan,
+    *,
+    data: Mapping[str, Any],
+    given: Mapping[str, Any],
+    device: torch.device,
+    seed: int,
+    include: tuple[str, ...] = (),
+) -> Assembly:
+    """Raises InputError for everything about files, data and Python objects that does not fit."""
+    sizes = {name: size for name, size in plan.model.dims if size is not None}
+    objects = {
+        e.name: externs.load(e, plan.folder, given, include)
+        for e in plan.model.externs
+        if e.kind == "source"
+    }
+    loader = Loader(
+        plan.model, plan.folder, given=data, objects=objects, sizes=sizes, device=device,
+        dtype=DTYPES[plan.precision],
+    )  # fmt: skip
+    sources = loader.load()
+    linked = link(
+        plan, given={**given, **objects}, device=device, seed=seed, rows=sizes, include=include
+    )
+    return _Assembler(linked, loader, sources, seed).assemble()
+
+
+class _Assembler:
+    def __init__(
+        self, linked: Linked, loader: Loader, sources: dict[str, Source], seed: int
+    ) -> None:
+        self.linked = linked
+        self.plan = linked.plan
+        self.loader = loader
+        self.sources = sources
+        self.seed = seed
+        self.state = State()
+        self.draws: dict[str, Batches] = {}
+        self.tasks: dict[str, TaskBatch] = {}
+
+    def assemble(self) -> Assembly:
+        for draw in self.plan.model.draws:
+            self.draws[draw.name] = self._batches(draw)
+        for level in self.plan.model.levels:
+            if level.task is not None:
+                self.tasks[level.name] = self._task(level, level.task)
+        formulas = {level.name: objective(self.linked, level) for level in self.plan.model.levels}
+        reads = {
+            level.name: leaves(self.linked.graph, [level.objective])
+            for level in self.plan.model.levels
+        }
+        averages = self._averages(reads)
+        stages: dict[str, Stage] = {}
+        for level in self.plan.model.levels:
+            feed = self._feed(level.name, formulas[level.name], reads[level.name])
+            stages[level.name] = self._stage(level, formulas[level.name], feed)
+        for name in self.plan.order:
+            stages[name].initialise()
+        metrics = {
+            m.name: build(self.linked, plain(f"metric_{m.name}"), "", [m.node], train=False)
+            for m in self.plan.model.metrics
+        }
+        nodes = [m.node for m in self.plan.model.metrics]
+        owners = self._owners(reads)
+        feed = self._feed("", None, leaves(self.linked.graph, nodes))
+        return Assembly(
+            self.linked, self.state, self.sources, self.draws, self.tasks, stages, metrics, feed, owners,
+            averages,
+        )  # fmt: skip
+
+    def _stage(self, level: Level, formula: Formula, feed: Feed) -> Stage:
+        plan = self.plan.level(level.name)
+        formulas = {
+            option: self._option(level, option, value.node)
+            for option, value in plan.optimizer.named
+            if isinstance(value, FormulaValue)
+        }
+        options = Options(
+            plan.optimizer, plan.schedule, formulas, updates(self.plan.program, level.name)
+        )
+        recording = {
+            l.name for l in self.plan.levels if STRATEGIES[l.strategy.name].needs == "trajectory"
+        }
+        task = self.tasks.get(level.name)
+        return Stage(
+            self.linked, level, self.state, formula, feed, options,
+            seed=self.seed,
+            replicas=None if task is None else task.size,
+            recorded=level.name in recording,
+            movable=not recording,
+        )  # fmt: skip
+
+    def _option(
+        self, level: Level, option: str, node: int
+    ) -> Callable[[Mapping[str, Tensor]], Tensor]:
+        formula = build(self.linked, plain(f"{level.name}_{option}"), level.name, [node])
+        frame = Frame({}, buffers=self.state.buffers)
+        return lambda theta: formula(theta, frame)
+
+    def _feed(
+        self, level: str, formula: Formula | None, reads: Mapping[str, list[tuple[str, str]]]
+    ) -> Feed:
+        columns = {}
+        for name, part in reads["data"]:
+            source = self.sources[name]
+            columns[name, part] = source.whole()[part]  # type: ignore[union-attr]
+        draws = [self.draws[n] for n in dict.fromkeys(n for n, _ in reads["batch"])]
+        tasks = [self.tasks[n] for n in dict.fromkeys(n for n, _ in reads["task"])]
+        text = "" if formula is None else formula.text
+        buffered = formula is None or bool(formula.networks) or "frame.buffers" in text
+        seeded = formula is not None and formula.seeded
+        return Feed(
+            level,
+            columns,
+            draws,
+            tasks,
+            (lambda: self.state.buffers) if buffered else None,
+            (lambda: mask_seed(self.seed, level, self._clock(level))) if seeded else None,
+        )
+
+    def _clock(self, level: str) -> int:
+        """A number that no two gradients of a level share."""
+        return self.state.updates[level] * 1_000_003 + self.state.gradients[level]
+
+    def _batches(self, draw: Draw) -> Batches:
+        source: Source | Callable[[int], Columns]
+        made = next(
+            (d for d in self.plan.model.data if d.name == draw.of and d.name == draw.name), None
+        )
+        source = self._sampled(made) if made is not None else self.sources[draw.of]
+        options = dict(draw.options)
+        batch = None
+        if options.get("batch") is not None:
+            batch = self._leading(draw)
+            count = getattr(source, "count", None)
+            if count is not None and batch > count:
+                raise InputError(
+                    report("MLO0504", draw.span, batch=batch, name=draw.of, rows=count)
+                )
+        return Batches(draw, source, batch, self.seed, self.linked.device)
+
+    def _leading(self, draw: Draw) -> int:
+        batch = dict(draw.options)["batch"]
+        if isinstance(batch, int):
+            return batch
+        first = draw.type.fields[0][1] if isinstance(draw.type, Record) else draw.type
+        assert isinstance(first, TensorType)
+        known = {k: number(v) for k, v in self.linked.sizes.items()}
+        return concrete(bind(first, known).shape)[0]  # type: ignore[union-attr]
+
+    def _task(self, level: Level, draw: Draw) -> TaskBatch:
+        source = self.sources[draw.of]
+        if not isinstance(source, Tasks):
+            raise InputError(
+                report("MLO0703", draw.span, name=draw.of, expected="a collection of tasks")
+            )
+        size = dict(draw.options).get("batch") or source.count
+        assert isinstance(size, int)
+        if size > source.count:
+            raise InputError(
+                report("MLO0504", draw.span, batch=size, name=draw.of, rows=source.count)
+            )
+        return TaskBatch(level.name, draw, source, size, self.seed)
+
+    def _sampled(self, data: DataSet) -> Callable[[int], Columns]:
+        """A source from Python that is called anew for each batch, with networks as they are then."""
+        extern = next(e for e in self.plan.model.externs if e.name == data.source.name)
+        found = self.linked.objects[extern.name]
+        checker = self.loader.checker(data)
+
+        def draw(count: int) -> Columns:
+            given = {k: self._sample(v) if isinstance(v, Ref) else v for k, v in data.source.named}
+            with (
+                torch.no_grad(),
+                masks(seed_of(self.seed, "draw", data.name, count), self.linked.device.type),
+            ):
+                value = externs.construct(extern, found, given)
+            return checked(value, data.type, checker, None, self.linked.device)
+
+        return draw
+
+    def _sample(self, ref: Ref) -> Any:
+        level, _, name = ref.path.partition(".")
+        layout, theta = self.linked.layouts[level], self.state.theta[level]
+        frozen = self.state.buffers[level]["frozen"]
+        network = self.linked.networks.get(ref.path)
+        if network is None:
+            return layout.value(layout.slot(name), theta, frozen)
+        flat = torch.cat([layout.value(s, theta, frozen).reshape(-1) for s in layout.of(name)])
+        return network.caller(False).bound(flat, Frame({}, buffers=self.state.buffers))
+
+    def _owners(
+        self, reads: Mapping[str, Mapping[str, list[tuple[str, str]]]]
+    ) -> dict[str, list[Batches | TaskBatch]]:
+        """By level, what is used up by its update: draws and tasks belong to the highest level that reads them."""
+        found: dict[str, list[Batches | TaskBatch]] = {name: [] for name in self.plan.order}
+        for name, draw in self.draws.items():
+            users = [q for q in self.plan.order if any(n == name for n, _ in reads[q]["batch"])]
+            if users:
+                found[users[-1]].append(draw)
+        for name, task in self.tasks.items():
+            users = [
+                q
+                for q in self.plan.order
+                if any(n == name for n, _ in [*reads[q]["task"], *reads[q]["owned"]])
+            ]
+            found[(users or [name])[-1]].append(task)
+        return found
+
+    def _averages(
+        self, reads: Mapping[str, Mapping[str, list[tuple[str, str]]]]
+    ) -> dict[str, list[tuple[str, float, Formula]]]:
+        """The moving averages in each level's objective."""
+        found: dict[str, list[tuple[str, float, Formula]]] = {}
+        graph = self.linked.graph
+        for level in self.plan.model.levels:
+            for index in graph.reachable([level.objective]):
+                node = graph[index]
+                if node.op == "ema":
+                    name = plain(f"{level.name}_ema_{index}")
+                    formula = build(self.linked, name, level.name, [node.args[0]], train=False)
+                    row = (str(index), float(node.attr("decay")), formula)
+                    found.setdefault(level.name, []).append(row)
+        return found
+
+
+def updates(program: tuple[Instruction, ...], level: str) -> int:
+    """How often a program updates a level, where every repeat runs to its end."""
+    total = 0
+    for instruction in program:
+        if isinstance(instruction, Repeat):
+            total += instruction.times * updates(instruction.body, level)
+        elif isinstance(instruction, Step | Solve) and instruction.level == level:
+            total += 1
+    return total
+
+
+def stepped(plan: Plan) -> set[str]:
+    """The levels that a program updates."""
+    return {i.level for i in walk(plan.program) if isinstance(i, Step | Solve)}

@@ -1,0 +1,139 @@
+"""The loop: interprets the program of a plan, instruction by instruction.
+
+`position` says where it is: for every nesting the index of the instruction and, inside a repeat, the number
+of the round. A run that is resumed begins there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from bettyc.failures import DivergedError
+from bettyc.plan import Instruction, Repeat, Solve, Start, Step
+from bettyc.runtime.stage import Stage
+
+Program = tuple[Instruction, ...]
+
+
+class Executor:
+    """Runs `program` on `stages`.
+
+    moved: called with a level's name after each of its updates. interrupted: asked after each update; when it
+    says so, the loop stops where it can be resumed, by raising Stopped.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        stages: Mapping[str, Stage],
+        moved: Callable[[str], None],
+        interrupted: Callable[[], bool],
+    ) -> None:
+        self.program = program
+        self.stages = stages
+        self.moved = moved
+        self.interrupted = interrupted
+        self.position: list[int] = []
+        self.step = 0
+        self._resume: list[int] = []
+
+    def resume(self, position: list[int], step: int) -> None:
+        """Begin at a position that an earlier run was left in; `step` updates of the top level are done."""
+        self._resume = list(position)
+        self.step = step
+
+    def run(self) -> Iterator[int]:
+        """Execute the program; gives the number of each update of the top level once it is done."""
+        first = self._take()
+        for j in range(first, len(self.program)):
+            instruction = self.program[j]
+            self.position = [j]
+            if not isinstance(instruction, Repeat):
+                self._act(instruction)
+                continue
+            for i in range(self._take(), instruction.times):
+                self.position = [j, i]
+                self._run(instruction.body)
+                self.position = [j, i + 1]
+                self.step += 1
+                yield self.step - 1
+
+    def _run(self, body: Program) -> bool:
+        """Execute a body; True where a level met its `stop`, which ends the repeat that it is the last of."""
+        position = self.position
+        depth = len(position)
+        position.append(0)
+        met = False
+        for j in range(self._take(), len(body)):
+            position[depth] = j
+            instruction = body[j]
+            if isinstance(instruction, Repeat):
+                self._repeat(instruction)
+            else:
+                met = self._act(instruction)
+                if not met and self.interrupted():
+                    position[depth] = j + 1
+                    raise Stopped
+        position.pop()
+        return met
+
+    def _repeat(self, repeat: Repeat) -> None:
+        position = self.position
+        depth = len(position)
+        position.append(0)
+        for i in range(self._take(), repeat.times):
+            position[depth] = i
+            if self._run(repeat.body):
+                break
+        position.pop()
+
+    def _take(self) -> int:
+        return self._resume.pop(0) if self._resume else 0
+
+    def _act(self, instruction: Instruction) -> bool:
+        """One instruction; True where the level's `stop` was met."""
+        assert not isinstance(instruction, Repeat)
+        stage = self.stages[instruction.level]
+        met = False
+        try:
+            if isinstance(instruction, Step):
+                met = not stage.step()
+            elif isinstance(instruction, Solve):
+                stage.solve()
+            elif isinstance(instruction, Start):
+                stage.start()
+                return False
+        except DivergedError as error:
+            if error.step >= 0:
+                raise
+            inner = len(stage.losses) - 1
+            raise DivergedError(error.level, self.step, inner, error.cause) from error
+        self.moved(instruction.level)
+        return met
+
+    def respond(self, level: str) -> None:
+        """Bring the levels below to their responses: what the program does before the level's own update."""
+        body, index = _enclosing(self.program, level)
+        kept = self.position, self._resume, self.interrupted
+        self.position, self._resume, self.interrupted = [], [], lambda: False
+        try:
+            self._run(body[:index])
+        finally:
+            self.position, self._resume, self.interrupted = kept
+
+
+class Stopped(Exception):
+    """The loop was asked to stop and stands where it can be resumed."""
+
+
+def _enclosing(program: Program, level: str) -> tuple[Program, int]:
+    """The innermost body that updates the level, and where. Raises KeyError without one."""
+    for j, instruction in enumerate(program):
+        if isinstance(instruction, Step | Solve) and instruction.level == level:
+            return program, j
+        if isinstance(instruction, Repeat):
+            try:
+                return _enclosing(instruction.body, level)
+            except KeyError:
+                continue
+    raise KeyError(level)

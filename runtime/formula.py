@@ -1,0 +1,283 @@
+"""Formulas of the plan as torch functions: emitted text, compiled once, shown as it is in tracebacks.
+
+For each formula two functions are written: the formula over its tensors, and the one that takes those
+out of the flat buffers and the frame:
+
+    def fit(w, train_x, train_y, tune_log_wd): ...
+    def fit_at(theta, frame):
+        columns = frame.columns
+        return fit(theta["fit"], columns["train", "x"], ...)
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bettyc import emit
+from bettyc.expr import Graph, Node
+from bettyc.model import Level
+from bettyc.runtime import domains
+from bettyc.runtime.link import Linked
+from bettyc.runtime.objective import Frame
+from bettyc.runtime.randomness import masks
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# What emitted text may call besides torch.
+GLOBALS: dict[str, Any] = {
+    "torch": torch,
+    "positive": domains.positive,
+    "unit": domains.unit,
+    "interval": domains.interval,
+    "simplex": domains.simplex,
+}
+
+
+class Formula:
+    """A formula of flat variables and a frame; for an objective, `bettyc.runtime.objective.Objective`.
+
+    text: the Python source. buffers: what the last evaluation left in the module buffers it read, copies
+    that the executor may keep after a step (`buffers[level.module][name]`).
+    """
+
+    def __init__(
+        self,
+        level: str,
+        reads: tuple[str, ...],
+        text: str,
+        function: Callable[[Mapping[str, Tensor], Frame], Any],
+        *,
+        seeded: bool,
+        networks: tuple[str, ...],
+        device: str = "cpu",
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.level = level
+        self.reads = reads
+        self.text = text
+        self.function = function
+        self.networks = networks
+        self.buffers: dict[str, dict[str, Tensor]] = {}
+        self.seeded = seeded
+        self._device = device
+        self._autocast = autocast
+        self._plain = not (seeded or networks or autocast)
+
+    def __call__(self, theta: Mapping[str, Tensor], frame: Frame) -> Any:
+        if self._plain:
+            return self.function(theta, frame)
+        if self.networks:
+            self.buffers = {
+                name: {k: v.clone() for k, v in frame.buffers.get(name, {}).items()}
+                for name in self.networks
+            }
+            frame = replace(frame, buffers={**frame.buffers, **self.buffers})
+        if self.seeded:
+            with masks(frame.seed, self._device):
+                return self._evaluate(theta, frame)
+        return self._evaluate(theta, frame)
+
+    def _evaluate(self, theta: Mapping[str, Tensor], frame: Frame) -> Any:
+        if self._autocast is None:
+            return self.function(theta, frame)
+        with torch.autocast(self._device, self._autocast):
+            value = self.function(theta, frame)
+        return value.float() if isinstance(value, Tensor) else value
+
+
+def objective(linked: Linked, level: Level) -> Formula:
+    """The level's objective, signed so that smaller is better."""
+    node = level.objective
+    if level.sense == "maximize":
+        node = linked.graph.add("neg", node)
+    reads = [level.name, *(r.level for r in level.reads if not r.detached)]
+    name = plain(level.name)
+    autocast = AUTOCAST.get(linked.plan.level(level.name).precision)
+    return build(linked, name, level.name, [node], tuple(dict.fromkeys(reads)), autocast=autocast)
+
+
+def build(
+    linked: Linked,
+    name: str,
+    level: str,
+    outputs: Sequence[int],
+    reads: tuple[str, ...] = (),
+    *,
+    train: bool = True,
+    autocast: torch.dtype | None = None,
+) -> Formula:
+    """A function of the plan's graph. train: networks and masks as in training, not as in evaluation."""
+    writer = _Writer(linked, train)
+    writer.write(name, outputs)
+    text = "\n\n".join(writer.parts)
+    namespace = {**GLOBALS, **writer.globals}
+    filename = f"<bettyc {linked.plan.model.name}.{name}{'' if train else ' evaluated'}>"
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    exec(compile(text, filename, "exec"), namespace)  # noqa: S102 - the text is ours, from the plan's graph
+    return Formula(
+        level,
+        reads,
+        text,
+        namespace[f"{name}_at"],
+        seeded=writer.seeded,
+        networks=tuple(sorted(writer.networks)),
+        device=linked.device.type,
+        autocast=autocast,
+    )
+
+
+def plain(name: str) -> str:
+    """An identifier out of a dotted name."""
+    return re.sub(r"\W", "_", name)
+
+
+class _Writer:
+    """Writes one formula and the bodies of the replicas in it."""
+
+    def __init__(self, linked: Linked, train: bool) -> None:
+        self.linked = linked
+        self.graph: Graph = linked.graph
+        self.train = train
+        self.parts: list[str] = []
+        self.globals: dict[str, Any] = {}
+        self.networks: set[str] = set()
+        self.seeded = False
+
+    def write(self, name: str, outputs: Sequence[int]) -> None:
+        """The function `name` over tensors, and `name_at` over buffers and frame."""
+        sources: dict[str, str] = {}
+
+        def leaf(index: int, node: Node) -> str:
+            argument = self._name(node)
+            while sources.get(argument, self._source(node)) != self._source(node):
+                argument += "_"
+            sources[argument] = self._source(node)
+            return argument
+
+        def opaque(index: int, node: Node, operands: Sequence[str]) -> str:
+            return getattr(self, f"_{node.op}")(name, index, node, operands)  # type: ignore[no-any-return]
+
+        body = emit.function(
+            self.graph, outputs, name=name, leaf=leaf, opaque=opaque, sizes=self.linked.sizes
+        )
+        head, _, rest = body.partition("\n")
+        arguments = re.findall(r"\w+", head.partition("(")[2])
+        if re.search(r"\b(theta|frame)\b", rest):
+            head = head.replace("(", "(theta, frame, " if arguments else "(theta, frame", 1)
+            sources |= {"theta": "theta", "frame": "frame"}
+            arguments = ["theta", "frame", *arguments]
+        self.parts.append(f"{head}\n{rest}")
+        self.parts.append(self._at(name, [sources[a] for a in arguments]))
+
+    def _at(self, name: str, values: Sequence[str]) -> str:
+        lines = [f"def {name}_at(theta, frame):"]
+        if any("columns[" in v for v in values):
+            lines.append("    columns = frame.columns")
+        lines.append(f"    return {name}(")
+        lines += [f"        {value}," for value in values]
+        return "\n".join([*lines, "    )"])
+
+    def _name(self, node: Node) -> str:
+        named = dict(node.attrs)
+        if node.op in ("var", "module"):
+            return plain(f"{named['level']}_{named['name']}")
+        owner = named.get("data") or named.get("draw") or named.get("level")
+        field = named.get("field")
+        return plain(f"{owner}_{field}" if field else str(owner))
+
+    def _source(self, node: Node) -> str:
+        """Where a leaf's tensor is."""
+        named = dict(node.attrs)
+        if node.op in ("var", "module"):
+            level = named["level"]
+            return self.linked.layouts[level].text(
+                named["name"], f'theta["{level}"]', f'frame.buffers["{level}"]["frozen"]'
+            )
+        field = named.get("field") or ""
+        if node.op == "task":
+            level = named["level"]
+            return f'frame.tasks["{level}"][frame.replica["{level}"]]["{field}"]'
+        return f'columns["{named.get("data") or named.get("draw")}", "{field}"]'
+
+    def _network(self, index: int) -> str:
+        """The global name of the network that a value's parameters belong to."""
+        node = self.graph[index]
+        while node.op != "module":
+            node = self.graph[node.args[0]]
+        named = dict(node.attrs)
+        key = f"{named['level']}.{named['name']}"
+        self.networks.add(key)
+        self.seeded = self.seeded or self.train
+        name = f"network_{plain(key)}"
+        self.globals[name] = self.linked.networks[key].caller(self.train)
+        return name
+
+    def _apply(self, name: str, index: int, node: Node, operands: Sequence[str]) -> str:
+        network = self._network(node.args[0])
+        return f"{network}({operands[0]}, frame, {', '.join(operands[1:])})"
+
+    def _params(self, name: str, index: int, node: Node, operands: Sequence[str]) -> str:
+        network = self._network(node.args[0])
+        kept = node.attr("except")
+        return operands[0] if kept is None else f"{network}.without({operands[0]}, {kept!r})"
+
+    def _extern_fn(self, name: str, index: int, node: Node, operands: Sequence[str]) -> str:
+        """Networks among the arguments become functions of their inputs."""
+        from bettyc.types import Module
+
+        function = f"extern_{plain(node.attr('name'))}"
+        extern = self.linked.functions[node.attr("name")]
+        self.globals[function] = extern.call
+        self.seeded = self.seeded or self.train
+        texts = []
+        for position, (arg, text) in enumerate(zip(node.args, operands, strict=True)):
+            if isinstance(self.graph[arg].type, Module):
+                text = f"{self._network(arg)}.bound({text}, frame)"
+            elif position in extern.constant:
+                text = f"{text}.detach()"
+            texts.append(text)
+        return f"{function}({', '.join(texts)})"
+
+    def _ema(self, name: str, index: int, node: Node, operands: Sequence[str]) -> str:
+        return f'frame.buffers["ema"]["{index}"]'
+
+    def _mask(self, name: str, index: int, node: Node, operands: Sequence[str]) -> str:
+        from bettyc.runtime.layout import concrete
+        from bettyc.types import bind, number
+
+        known = {k: number(v) for k, v in self.linked.sizes.items()}
+        shape = concrete(bind(node.type, known).shape)  # type: ignore[union-attr]
+        if not self.train:
+            return f"torch.ones({shape}, dtype=dtype, device=device)"
+        self.seeded = True
+        keep = 1.0 - float(node.attr("p"))
+        draw = f"(torch.rand({shape}, dtype=dtype, device=device) < {keep!r}).to(dtype)"
+        return f"{draw} / {keep!r}" if keep else draw
+
+    def _replicas(self, name: str, index: int, node: Node, operands: Sequence[str]) -> str:
+        """One evaluation of the body per replica; `mean` or `sum` over them."""
+        level, body = node.attr("level"), f"{name}_each_{node.attr('level')}_{index}"
+        self.write(body, [node.args[0]])
+        self.globals["over_replicas"] = over_replicas
+        return f'torch.{node.attr("reduce")}(over_replicas({body}_at, "{level}", theta, frame), 0)'
+
+
+def over_replicas(
+    body: Callable[[Mapping[str, Tensor], Frame], Tensor],
+    level: str,
+    theta: Mapping[str, Tensor],
+    frame: Frame,
+) -> Tensor:
+    """The body of every replica of a level, stacked along a new first axis."""
+    rows = theta[level].unbind()
+    values = [
+        body({**theta, level: row}, replace(frame, replica={**frame.replica, level: i}))
+        for i, row in enumerate(rows)
+    ]
+    return torch.stack(values)

@@ -1,0 +1,131 @@
+"""A plan with everything it names: Python objects imported, networks built, buffers laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from bettyc.expr import Graph
+from bettyc.model import Extern, Level, Network as Declared
+from bettyc.plan import Plan
+from bettyc.runtime import externs
+from bettyc.runtime.layout import Layout, layout
+from bettyc.runtime.modules import Network
+from bettyc.runtime.randomness import masks
+from bettyc.runtime.seeds import seed_of
+from bettyc.types import Dim
+
+DTYPES = {
+    "fp32": torch.float32,
+    "fp64": torch.float64,
+    "bf16": torch.float32,
+    "fp16": torch.float32,
+}
+
+
+@dataclass(frozen=True)
+class Linked:
+    """What does not change while a plan runs.
+
+    sizes: values of the dims. networks: by "level.name", those from Python. functions: `extern fn`s by
+    name. objects: what every extern names. dtype: of `real`; bf16 and fp16 keep fp32 variables.
+    """
+
+    plan: Plan
+    graph: Graph
+    sizes: Mapping[str, int]
+    layouts: Mapping[str, Layout]
+    networks: Mapping[str, Network]
+    functions: Mapping[str, externs.Function]
+    objects: Mapping[str, Any]
+    device: torch.device
+    dtype: torch.dtype
+
+    def level(self, name: str) -> Level:
+        return self.plan.model.level(name)
+
+    def build(self, level: str, declared: Declared, *seed: int | str) -> nn.Module:
+        """A new module of a level's network, its own initialisation under the seed."""
+        extern = _extern(self.plan, declared)
+        return _build(self.plan, extern, self.objects[extern.name], declared, *seed)
+
+
+def link(
+    plan: Plan,
+    *,
+    given: Mapping[str, Any],
+    device: torch.device,
+    seed: int,
+    rows: Mapping[str, int],
+    include: tuple[str, ...] = (),
+) -> Linked:
+    """Import and build what the plan names. rows: sizes that the data at hand gives to dims.
+
+    Raises InputError.
+    """
+    objects = {e.name: externs.load(e, plan.folder, given, include) for e in plan.model.externs}
+    functions = {
+        e.name: externs.function(e, objects[e.name]) for e in plan.model.externs if e.kind == "fn"
+    }
+    sizes = {name: size for name, size in plan.model.dims if size is not None} | dict(rows)
+    dtype = DTYPES[plan.precision]
+    networks: dict[str, Network] = {}
+    layouts: dict[str, Layout] = {}
+    for level in plan.model.levels:
+        modules: dict[str, nn.Module] = {}
+        for declared in level.networks:
+            if declared.extern is None:
+                continue
+            extern = _extern(plan, declared)
+            key = f"{level.name}.{declared.name}"
+            module = _build(
+                plan, extern, objects[extern.name], declared, seed, "initial", key, 0, 0
+            )
+            modules[declared.name] = module.to(device=device, dtype=dtype)
+            networks[key] = Network(key, modules[declared.name])
+        layouts[level.name] = layout(level, plan.level(level.name).freeze, sizes, modules)
+    graph = plan.graph()
+    sizes |= _parameter_counts(graph, networks)
+    return Linked(plan, graph, sizes, layouts, networks, functions, objects, device, dtype)
+
+
+def _extern(plan: Plan, declared: Declared) -> Extern:
+    return next(e for e in plan.model.externs if e.name == declared.extern)
+
+
+def _build(
+    plan: Plan, extern: Extern, found: Any, declared: Declared, *seed: int | str
+) -> nn.Module:
+    with masks(seed_of(*seed), "cpu"):
+        return externs.network(extern, found, declared.arguments)
+
+
+def _parameter_counts(graph: Graph, networks: Mapping[str, Network]) -> dict[str, int]:
+    """Lengths of the vectors that `params(net)` gives for networks from Python: dims with made-up names."""
+    from fnmatch import fnmatchcase
+
+    from bettyc.types import Tensor
+
+    found = {}
+    for node in graph.nodes:
+        if node.op != "params" or not isinstance(node.type, Tensor):
+            continue
+        owner = graph[node.args[0]]
+        while owner.args:
+            owner = graph[owner.args[0]]
+        if owner.op != "module":
+            continue
+        network = networks[f"{owner.attr('level')}.{owner.attr('name')}"]
+        pattern = node.attr("except")
+        count = sum(
+            size
+            for name, size in zip(network.names, network.sizes, strict=True)
+            if pattern is None or not fnmatchcase(name, pattern)
+        )
+        dim: Dim = node.type.shape[0]
+        found |= dict.fromkeys(dim.names, count)
+    return found

@@ -1,0 +1,87 @@
+"""Networks from Python, called as functions of one flat parameter tensor.
+
+The module itself only holds the structure: parameters and buffers are passed in at each call
+(`torch.func.functional_call`), so several levels, replicas and finite-difference copies share it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bettyc.runtime.objective import Frame
+
+
+class Network:
+    """A network of a level. `key` is "level.name"; tied parameters are stored once.
+
+    `flat` everywhere is the tensor of all its parameters, shape (size,), in the order of
+    `module.named_parameters()`, frozen ones included.
+    """
+
+    def __init__(self, key: str, module: nn.Module) -> None:
+        self.key = key
+        self.module = module
+        self.names = [name for name, _ in module.named_parameters()]
+        self.shapes = [tuple(p.shape) for p in module.parameters()]
+        self.sizes = [math.prod(shape) for shape in self.shapes]
+        self.buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
+
+    def parameters(self, flat: Tensor) -> dict[str, Tensor]:
+        """Named views of the flat tensor."""
+        pieces = flat.split(self.sizes) if self.sizes else ()
+        return {
+            name: piece.view(shape)
+            for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)
+        }
+
+    def caller(self, train: bool) -> Caller:
+        return Caller(self, train)
+
+    def load(self, values: Sequence[Tensor], buffers: Mapping[str, Tensor]) -> nn.Module:
+        """The module itself with these parameters, in the order of `names`, and buffers copied into it."""
+        with torch.no_grad():
+            for name, value in zip(self.names, values, strict=True):
+                self.module.get_parameter(name).copy_(value)
+            for name, value in buffers.items():
+                self.module.get_buffer(name).copy_(value)
+        return self.module
+
+
+class Caller:
+    """Calls a network in training or in evaluation mode. Buffers are those of the frame, and only those
+    change; random masks come from the evaluation's seed.
+    """
+
+    def __init__(self, network: Network, train: bool) -> None:
+        self.network = network
+        self.train = train
+
+    def __call__(self, flat: Tensor, frame: Frame, *inputs: Any) -> Any:
+        network = self.network
+        if network.module.training is not self.train:
+            network.module.train(self.train)
+        state = network.parameters(flat)
+        buffers = frame.buffers.get(network.key)
+        if buffers:
+            state |= buffers
+        return functional_call(network.module, state, inputs)
+
+    def bound(self, flat: Tensor, frame: Frame) -> Callable[..., Any]:
+        """The network as a function of its inputs, for a Python function that takes it."""
+        return lambda *inputs: self(flat, frame, *inputs)
+
+    def without(self, flat: Tensor, pattern: str) -> Tensor:
+        """The parameters whose names do not match the pattern, as one tensor."""
+        kept = [
+            v.reshape(-1)
+            for n, v in self.network.parameters(flat).items()
+            if not fnmatchcase(n, pattern)
+        ]
+        return torch.cat(kept) if kept else flat[:0]

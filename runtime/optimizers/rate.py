@@ -1,0 +1,60 @@
+"""The options of a level's optimizer at each update: numbers, a schedule, or variables of other levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bettyc.model import Call, Formula
+from bettyc.optimizers import OPTIMIZERS
+from bettyc.runtime.optimizers.schedules import Rates
+
+Evaluate = Callable[[Mapping[str, Tensor]], Tensor]
+
+
+class Options:
+    """`at(update, theta)` gives the options by name; those that are formulas as tensors, differentiable in theta.
+
+    formulas: the functions behind the options that are formulas, by option. updates: of the level in the
+    whole run, for schedules without a `total`.
+    """
+
+    def __init__(
+        self,
+        optimizer: Call,
+        schedule: Call | None,
+        formulas: Mapping[str, Evaluate],
+        updates: int,
+    ) -> None:
+        defaults = {
+            name: getattr(OPTIMIZERS[optimizer.name], name)
+            for name in getattr(OPTIMIZERS[optimizer.name], "__dataclass_fields__", {})
+        }
+        self.fixed: dict[str, Any] = {
+            **defaults,
+            **{k: v for k, v in optimizer.named if not isinstance(v, Formula)},
+        }
+        self.formulas = dict(formulas)
+        self.rates: Rates | None = None
+        if schedule is not None:
+            base = 1.0 if "lr" in self.formulas else float(self.fixed["lr"])
+            self.rates = Rates(schedule, base, updates)
+
+    def at(self, update: int, theta: Mapping[str, Tensor]) -> dict[str, Any]:
+        if self.rates is None and not self.formulas:
+            return self.fixed
+        options = dict(self.fixed)
+        for name, evaluate in self.formulas.items():
+            options[name] = evaluate(theta)
+        if self.rates is not None:
+            rate = self.rates[update]
+            options["lr"] = options["lr"] * rate if "lr" in self.formulas else rate
+        return options
+
+    def lr(self, update: int, theta: Mapping[str, Tensor]) -> float | Tensor | None:
+        """The learning rate, None where the optimizer has none."""
+        value = self.at(update, theta).get("lr")
+        return value.detach() if isinstance(value, torch.Tensor) else value

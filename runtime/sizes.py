@@ -1,0 +1,75 @@
+"""Sizes of data that only Python can tell: values in memory, and sources that are Python functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from bettyc import types
+from bettyc.model import DataSet, Model
+from bettyc.runtime import externs
+from bettyc.runtime.data.load import Loader
+from bettyc.runtime.data.rows import Part, Stream, Table, Tasks
+
+
+def shapes_of(
+    model: Model,
+    folder: str,
+    data: Mapping[str, Any],
+    given: Mapping[str, Any],
+    include: Sequence[str] = (),
+) -> dict[str, types.Type]:
+    """The types of the data sets named in `data` or read by a source from Python, every dim a number.
+
+    Splits are left out of account; a data set whose rows are not counted (a stream) is left out.
+    Raises InputError.
+    """
+    sources = {e.name: e for e in model.externs if e.kind == "source"}
+    wanted = [d for d in model.data if d.name in data or d.source.name in sources]
+    drawn = {d.name for d in model.draws}
+    wanted = [d for d in wanted if d.name not in drawn and not d.samples]
+    objects = {
+        d.source.name: externs.load(sources[d.source.name], folder, given, tuple(include))
+        for d in wanted
+        if d.name not in data
+    }
+    sizes = {name: size for name, size in model.dims if size is not None}
+    small = replace(model, data=tuple(wanted), splits=(), draws=())
+    loader = Loader(
+        small, folder, given={k: v for k, v in data.items() if k in {d.name for d in wanted}},
+        objects=objects, sizes=sizes, device=torch.device("cpu"), dtype=torch.float64,
+    )  # fmt: skip
+    found: dict[str, types.Type] = {}
+    for dataset, source in zip(wanted, loader.load().values(), strict=True):
+        type_ = _type(dataset, source)
+        if type_ is not None:
+            found[dataset.name] = type_
+    return found
+
+
+def _type(data: DataSet, source: Any) -> types.Type | None:
+    if isinstance(source, Stream):
+        return None
+    if isinstance(source, Tasks):
+        columns, count = source.task(0), None
+    elif isinstance(source, Table | Part):
+        columns, count = source.whole(), None
+    else:
+        columns, count = source.fetch(torch.zeros(1, dtype=torch.int64)), source.count
+    shapes = {name: tuple(column.shape) for name, column in columns.items()}
+    if count is not None:
+        shapes = {name: (count, *shape[1:]) for name, shape in shapes.items()}
+    return _with_shapes(data.type, shapes, "")
+
+
+def _with_shapes(type_: types.Type, shapes: Mapping[str, tuple[int, ...]], path: str) -> types.Type:
+    if isinstance(type_, types.Record):
+        fields = (
+            (n, _with_shapes(t, shapes, f"{path}.{n}" if path else n)) for n, t in type_.fields
+        )
+        return types.Record(tuple(fields))
+    assert isinstance(type_, types.Tensor)
+    return types.Tensor(type_.kind, tuple(map(types.number, shapes[path])), type_.labels)

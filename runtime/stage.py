@@ -1,0 +1,380 @@
+"""One level while a plan runs: its gradient, its update, its solve, its start.
+
+The update is one function, used by the executor without a graph and by strategies that replay the inner
+steps with one, so that a replay has the bits of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from bettyc.failures import DivergedError, RunError
+from bettyc.model import Level
+from bettyc.plan import LevelPlan
+from bettyc.runtime.domains import free
+from bettyc.runtime.feed import Feed
+from bettyc.runtime.formula import Formula
+from bettyc.runtime.layout import Layout
+from bettyc.runtime.link import Linked
+from bettyc.runtime.objective import Frame
+from bettyc.runtime.optimizers import RULES
+from bettyc.runtime.optimizers.arithmetic import InPlace, Pure
+from bettyc.runtime.optimizers.rate import Options
+from bettyc.runtime.optimizers.solvers import SOLVERS, Solved
+from bettyc.runtime.products import Products, first_derivative, replica
+from bettyc.runtime.state import State, fresh
+from bettyc.runtime.trajectory import Trajectory
+
+# From this size on, updates that nobody replays overwrite their buffers.
+LARGE = 1 << 16
+# Updates after which an optimizer with a `stop` and no `steps` is given up.
+ENDLESS = 100_000
+
+# A gradient of the level at its present variables: (frame) -> loss, gradient; both detached.
+Gradient = Callable[[Frame], tuple[Tensor, Tensor]]
+
+
+class Stage:
+    """How one level moves. `theta` is the run's dictionary of variables, shared by all stages."""
+
+    def __init__(
+        self,
+        linked: Linked,
+        level: Level,
+        state: State,
+        objective: Formula,
+        feed: Feed,
+        options: Options,
+        *,
+        seed: int,
+        replicas: int | None,
+        recorded: bool,
+        movable: bool,
+    ) -> None:
+        self.name = level.name
+        self.linked = linked
+        self.level = level
+        self.plan: LevelPlan = linked.plan.level(level.name)
+        self.layout: Layout = linked.layouts[level.name]
+        self.state = state
+        self.theta = state.theta
+        self.objective = objective
+        self.feed = feed
+        self.options = options
+        self.seed = seed
+        self.replicas = replicas
+        self.rule = RULES.get(self.plan.optimizer.name)
+        self.accumulate = max(self.plan.accumulate, 1)
+        self.losses: list[Tensor] = []
+        self.sign = -1.0 if level.sense == "maximize" else 1.0
+        self.stale = False  # a level above has moved since the last update
+        self.solved: Solved | None = None
+        self.gradient: Gradient = self.own_gradient
+        size = self.layout.size * (replicas or 1)
+        self.ops: type[Pure] = InPlace if movable and not recorded and size >= LARGE else Pure
+        self.trajectory = (
+            Trajectory(self.advance, self._origin(), self._keep()) if recorded else None
+        )
+        self._below = tuple(n for n in objective.reads if self._is_below(n))
+        self._plain = self.accumulate == 1 and not (self.plan.clip or self.layout.projected)
+
+    # Values at the beginning
+
+    def initialise(self) -> None:
+        """Initial variables, buffers and optimizer state."""
+        made = fresh(self.linked, self.level, self.seed, 0, self.replicas)
+        self.theta[self.name] = made.theta
+        self.state.buffers[self.name] = {"frozen": made.frozen}
+        self.state.buffers.update(made.buffers)
+        self.state.updates[self.name] = 0
+        self.state.starts[self.name] = 0
+        self._forget_optimizer()
+
+    def start(self) -> None:
+        """Put the level to where its inner loop starts. The optimizer starts anew with it."""
+        self.state.starts[self.name] += 1
+        kind, _, source = self.plan.start.partition(":")
+        if kind == "reset":
+            made = fresh(
+                self.linked, self.level, self.seed, self.state.starts[self.name], self.replicas
+            )
+            self.theta[self.name] = made.theta
+            self.state.buffers.update(made.buffers)
+        elif kind == "copy":
+            origin = self._origin()
+            assert origin is not None
+            with torch.no_grad():
+                self.theta[self.name] = origin(self.theta).clone()
+            self._copy_buffers(source)
+        if kind != "warm":
+            self._forget_optimizer()
+        if self.trajectory is not None:
+            self.trajectory.clear(copied=kind == "copy")
+
+    def _forget_optimizer(self) -> None:
+        theta = self.theta[self.name]
+        self.state.optimizer[self.name] = (
+            {} if self.rule is None else self.rule.init(theta, self.options.fixed)
+        )
+        self.state.gradients[self.name] = 0
+
+    def _copy_buffers(self, source: str) -> None:
+        own = f"{self.name}.{source.partition('.')[2]}"
+        if source in self.state.buffers and own in self.state.buffers:
+            self.state.buffers[own] = {k: v.clone() for k, v in self.state.buffers[source].items()}
+
+    def _origin(self) -> Callable[[Mapping[str, Tensor]], Tensor] | None:
+        """theta at the start as a function of all levels, for `start = copy(level.module)`."""
+        kind, _, source = self.plan.start.partition(":")
+        if kind != "copy":
+            return None
+        other, _, name = source.partition(".")
+        theirs = self.linked.layouts[other]
+        mine = _counterpart(self.layout, theirs, name)
+
+        def origin(theta: Mapping[str, Tensor]) -> Tensor:
+            pieces = []
+            for slot in self.layout.slots:
+                if not slot.trainable:
+                    continue
+                twin = mine.get(slot.name)
+                if twin is None:
+                    piece = self.theta[self.name][..., slot.start : slot.stop].detach()
+                else:
+                    where = theirs.slot(twin)
+                    piece = theta[other][where.start : where.stop]
+                    if self.replicas is not None:
+                        piece = piece.expand(self.replicas, -1)
+                pieces.append(piece)
+            return torch.cat(pieces, -1)
+
+        return origin
+
+    # One update
+
+    def step(self) -> bool:
+        """One optimizer update, of `accumulate` gradients; False where `stop` was met instead."""
+        for _ in range(self.accumulate):
+            if not self._step_once():
+                return False
+        self.state.updates[self.name] += 1
+        return True
+
+    def _step_once(self) -> bool:
+        name, state = self.name, self.state
+        frame = self.feed.next()
+        loss, grad = self.gradient(frame)
+        self.losses.append(loss)
+        if self.plan.stop is not None and self._arrived(grad):
+            return False
+        theta, memory, count = self.theta[name], state.optimizer[name], state.gradients[name]
+        if self.trajectory is not None:
+            if self.stale:
+                self.trajectory.clear()
+            below = {n: self.theta[n] for n in self._below}
+            self.trajectory.add(theta, memory, frame, below, count)
+        self.theta[name], state.optimizer[name] = self.advance(
+            theta, grad, memory, count, self.theta, self.ops
+        )
+        state.gradients[name] = count + 1
+        self.stale = False
+        return True
+
+    def rate(self) -> float | Tensor | None:
+        """The learning rate of the last update, None for an optimizer without one."""
+        seen = max(self.state.gradients[self.name] - 1, 0) // self.accumulate
+        return self.options.lr(seen, self.theta)
+
+    def scale(self) -> Tensor | None:
+        """A positive approximation of diag(H), shape of theta: the root of the second moment, as Adam divides."""
+        moment = self.state.optimizer[self.name].get("v")
+        if moment is None or not self.state.updates[self.name]:
+            return None
+        return moment.sqrt() + float(self.options.fixed.get("eps", 1e-8))
+
+    def assign(self, values: Mapping[str, Tensor]) -> None:
+        """Give variables new values, in natural units. Raises ValueError for a wrong name, shape or value."""
+        theta = self.theta[self.name].clone()
+        for name, value in values.items():
+            slot = next((s for s in self.layout.slots if s.name == name and s.trainable), None)
+            if slot is None:
+                raise ValueError(f"level `{self.name}` has no variable `{name}`")
+            tensor = torch.as_tensor(value, dtype=theta.dtype, device=theta.device)
+            lead = theta.shape[:-1]
+            if tuple(tensor.shape) != (*lead, *slot.shape):
+                raise ValueError(
+                    f"`{self.name}.{name}` has shape {slot.shape}, not {tuple(tensor.shape)}"
+                )
+            theta[..., slot.start : slot.stop] = free(slot.domain, tensor).reshape(*lead, -1)
+        self.theta[self.name] = theta
+
+    def _arrived(self, grad: Tensor) -> bool:
+        """Whether the gradient's norm is below `stop`. Raises DivergedError."""
+        norm = float(torch.linalg.vector_norm(grad))
+        if not isfinite(norm):
+            raise DivergedError(self.name, -1, None, f"the norm of its gradient is {norm}")
+        return norm < float(self.plan.stop or 0.0)
+
+    def advance(
+        self,
+        theta: Tensor,
+        grad: Tensor,
+        state: dict[str, Tensor],
+        count: int,
+        others: Mapping[str, Tensor],
+        ops: type[Pure] = Pure,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What gradient number `count` does: wait for the others of its group, or update.
+
+        Clipping and projection included; differentiable with `ops = Pure`.
+        """
+        assert self.rule is not None
+        if self._plain:
+            return self.rule.update(theta, grad, state, count, self.options.at(count, others), ops)
+        if self.accumulate > 1:
+            grad = grad / self.accumulate
+            if count % self.accumulate:
+                grad = state["accumulated"] + grad
+            state = {k: v for k, v in state.items() if k != "accumulated"}
+            if (count + 1) % self.accumulate:
+                return theta, {**state, "accumulated": grad}
+        if self.plan.clip:
+            grad = clipped(grad, self.plan.clip)
+        update = count // self.accumulate
+        theta, state = self.rule.update(
+            theta, grad, state, update, self.options.at(update, others), ops
+        )
+        return self.layout.project(theta), state
+
+    def own_gradient(self, frame: Frame) -> tuple[Tensor, Tensor]:
+        """Loss and gradient of the objective as it stands, the levels below held fixed.
+
+        Module buffers that this changes are kept: it is the evaluation that a step is made of.
+        """
+        name, theta = self.name, self.theta
+        held = theta[name]
+        own = theta[name] = held.detach().requires_grad_()
+        try:
+            value = (
+                self.objective(theta, frame)
+                if self.replicas is None
+                else self._over_replicas(frame)
+            )
+        finally:
+            theta[name] = held
+        if not value.requires_grad:
+            return value.detach(), torch.zeros_like(held)
+        (grad,) = torch.autograd.grad(value, own, allow_unused=True, materialize_grads=True)
+        if self.objective.buffers:
+            self.keep_buffers()
+        return value.detach(), grad
+
+    def _over_replicas(self, frame: Frame) -> Tensor:
+        """The sum of the replicas' objectives: its gradient in (replicas, size) is each replica's own."""
+        rows = self.theta[self.name].unbind()
+        total: Tensor | None = None
+        for i, row in enumerate(rows):
+            value = self.objective({**self.theta, self.name: row}, replica(frame, self.name, i))
+            total = value if total is None else total + value
+        assert total is not None
+        return total
+
+    def keep_buffers(self) -> None:
+        """Keep what the last evaluation of the objective made of the buffers of the level's own networks."""
+        for key, buffers in self.objective.buffers.items():
+            if key.partition(".")[0] == self.name and buffers:
+                self.state.buffers[key] = buffers
+
+    # Solving to a tolerance
+
+    def solve(self) -> None:
+        """Run the optimizer until it has converged. Raises RunError where it does not."""
+        if self.rule is not None:
+            self._descend()
+            return
+        name = self.plan.optimizer.name
+        frame = self.feed.next()
+        rows = [self.theta[self.name]] if self.replicas is None else list(self.theta[self.name])
+        solved = []
+        for i, row in enumerate(rows):
+            at = frame if self.replicas is None else replica(frame, self.name, i)
+            solved.append(SOLVERS[name](_Problem(self, at), row, self.options.fixed))
+        self.solved = max(solved, key=lambda s: s.norm)
+        found = solved[0].theta if self.replicas is None else torch.stack([s.theta for s in solved])
+        self.theta[self.name] = self.layout.project(found)
+        self.losses.append(solved[0].loss)
+        self.state.updates[self.name] += 1
+
+    def _descend(self) -> None:
+        stop = self.plan.stop
+        if stop is None:
+            raise RunError(f"level `{self.name}` has neither `steps` nor a `stop`")
+        for _ in range(ENDLESS):
+            if not self.step():
+                return
+        raise RunError(
+            f"level `{self.name}` did not reach grad_norm < {stop:g} in {ENDLESS} updates;"
+            " raise its learning rate, loosen `stop` or set `steps`"
+        )
+
+    def _keep(self) -> int:
+        truncate = dict(self.plan.strategy.named).get("truncate") or 0
+        return int(truncate) * self.accumulate  # type: ignore[call-overload, no-any-return]
+
+    def _is_below(self, name: str) -> bool:
+        order = self.linked.plan.order
+        return order.index(name) < order.index(self.name)
+
+
+class _Problem:
+    """A level's objective as a function of its own flat variables, for the solvers."""
+
+    def __init__(self, stage: Stage, frame: Frame) -> None:
+        self.stage = stage
+        self.frame = frame
+
+    def gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        own = theta.detach().requires_grad_()
+        value = self.stage.objective({**self.stage.theta, self.stage.name: own}, self.frame)
+        return value.detach(), first_derivative(value, own).detach()
+
+    def value(self, theta: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.stage.objective({**self.stage.theta, self.stage.name: theta}, self.frame)  # type: ignore[no-any-return]
+
+    def hessian(self, theta: Tensor) -> Products:
+        return Products(
+            self.stage.objective, {**self.stage.theta, self.stage.name: theta}, self.frame
+        )
+
+
+def clipped(grad: Tensor, largest: float) -> Tensor:
+    """The gradient scaled down to norm `largest` (torch.nn.utils.clip_grad_norm_), without a host sync.
+
+    Each replica of a `foreach` level has its own norm.
+    """
+    norm = torch.linalg.vector_norm(grad, dim=-1, keepdim=True)
+    return grad * torch.clamp(largest / (norm + 1e-6), max=1.0)
+
+
+def _counterpart(mine: Layout, theirs: Layout, name: str) -> dict[str, str]:
+    """Own slots and the slots of the other level's network or variable that they start from.
+
+    The own network of the same name, else the one whose parameters have the same names and shapes.
+    """
+    source = theirs.of(name)
+    shapes = {s.name.removeprefix(name): s.free for s in source}
+    heads = [name, *dict.fromkeys(s.name.partition(".")[0] for s in mine.slots)]
+    for head in heads:
+        if not any(s.name == head or s.name.startswith(f"{head}.") for s in mine.slots):
+            continue
+        own = {s.name.removeprefix(head): s.free for s in mine.of(head)}
+        if own == shapes:
+            return {f"{head}{suffix}": f"{name}{suffix}" for suffix in shapes}
+    raise RunError(
+        f"`start = copy({theirs.level}.{name})`: level `{mine.level}` has nothing of that structure"
+    )

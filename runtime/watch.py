@@ -1,0 +1,59 @@
+"""Numbers that are not finite: found once per update of the top level, named by level, update and cause.
+
+Losses are kept as tensors while a period runs and looked at together at its end, so that no inner step waits
+for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from bettyc.failures import DivergedError
+from bettyc.runtime.stage import Stage
+
+
+def watch(stages: Iterable[Stage], step: int) -> None:
+    """Raise DivergedError for the first level, from the lowest, that has left the finite numbers."""
+    stages = list(stages)
+    if not stages:
+        return
+    flags = torch.stack([torch.isfinite(s.theta[s.name]).all() for s in stages])
+    last = [s.losses[-1] for s in stages if s.losses]
+    ends = torch.stack([x.sum().to(flags.device) for x in last]) if last else flags.new_zeros(0)
+    if bool(flags.all()) and bool(torch.isfinite(ends).all()):
+        return
+    for stage in stages:
+        first = next(
+            (k for k, x in enumerate(stage.losses) if not bool(torch.isfinite(x).all())), None
+        )
+        if first is not None:
+            value = stage.losses[first].sum().item()
+            raise DivergedError(
+                stage.name, step, first, f"its objective is {value}", _advice(stage, first)
+            )
+        if not bool(torch.isfinite(stage.theta[stage.name]).all()):
+            place = _place(stage)
+            cause = f"the gradient of its last update was not finite, at {place}"
+            raise DivergedError(stage.name, step, len(stage.losses) - 1, cause, _advice(stage, 1))
+
+
+def _advice(stage: Stage, first: int) -> str:
+    if first == 0 and stage.state.updates[stage.name] <= 1:
+        return "it was not finite at the initial values"
+    rate = stage.options.fixed.get("lr")
+    return (
+        f"lower `{stage.name}.optimizer.lr`, now {rate:g}, or set `clip`"
+        if isinstance(rate, float)
+        else ""
+    )
+
+
+def _place(stage: Stage) -> str:
+    """The first variable with an entry that is not finite."""
+    frozen = stage.state.buffers[stage.name]["frozen"]
+    for name, value in stage.layout.values(stage.theta[stage.name], frozen):
+        if not bool(torch.isfinite(value).all()):
+            return f"`{stage.name}.{name}`"
+    return f"`{stage.name}`"
