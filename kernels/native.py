@@ -1,0 +1,149 @@
+"""native.c, compiled for this machine when it is first needed.
+
+The library lies in the user's cache folder ($BETTYC_CACHE, else $XDG_CACHE_HOME/bettyc, else
+~/.cache/bettyc), under a name made of the sources, the compiler, the flags and the processor. The
+compiler is $CC, else cc, and BETTYC_CC=none stands for "there is none". Where nothing can be
+compiled, `library()` is None, `reason()` says why, and plain torch takes over.
+
+-ffast-math is not among the flags: linking with it sets flush-to-zero for the whole process. OpenMP
+comes from the library that torch has loaded already (same soname), so there is one pool of threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCES = ("native.c", "native_typed.h")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
+OPENMP = ("-fopenmp", "")  # the second where the compiler has none: one thread
+
+_P, _L, _I, _D = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_double
+SIGNATURES: dict[str, tuple[tuple[type, ...], type | None]] = {
+    "xt_phi_x": ((_P, _P, _P, _P, _I, _P, _P, _P, _D, _D, _L, _L, _L, _L, _I), None),
+    "cg_step": ((_P, _P, _P, _P, _D, _L, _P, _P, _L, _L, _I), _I),
+    "neumann_update": ((_P, _P, _P, _D, _L, _I), None),
+    "perturb": ((_P, _P, _P, _P, _D, _I, _L, _I), _D),
+    "sgd_step": ((_P, _P, _P, _D, _D, _D, _D, _I, _D, _L, _I), None),
+    "adam_step": ((_P, _P, _P, _P, _D, _D, _D, _D, _D, _I, _D, _D, _L, _I), None),
+}
+_why = ""
+
+
+def function(name: str, dtype: torch.dtype) -> ctypes._NamedFuncPointer:
+    """A function of the library for float32 or float64; call it only where `library()` is not None."""
+    return _functions()[name, dtype]
+
+
+def threads() -> int:
+    """As many as torch would use."""
+    return torch.get_num_threads()
+
+
+def reason() -> str:
+    """Why there is no library; empty where there is one."""
+    library()
+    return _why
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled library, or None. Compiles in about a second where the cache has nothing."""
+    global _why
+    compiler = os.environ.get("BETTYC_CC") or os.environ.get("CC") or "cc"
+    found = shutil.which(compiler)
+    if found is None:
+        _why = f"no C compiler: {compiler} is not on the path"
+        return None
+    try:
+        return ctypes.CDLL(str(_built(found)))
+    except (OSError, subprocess.SubprocessError) as error:
+        told = getattr(error, "stderr", None) or str(error)
+        _why = f"{compiler} could not build the CPU kernels"
+        warnings.warn(f"{_why}, and plain torch takes their place: {told}", RuntimeWarning, stacklevel=2)
+        return None
+
+
+@cache
+def _functions() -> dict[tuple[str, torch.dtype], ctypes._NamedFuncPointer]:
+    found = {}
+    for name, (arguments, result) in SIGNATURES.items():
+        for dtype, suffix in ((torch.float32, "f"), (torch.float64, "d")):
+            entry = getattr(library(), f"{name}_{suffix}")
+            entry.argtypes, entry.restype = arguments, result
+            found[name, dtype] = entry
+    return found
+
+
+def _built(compiler: str) -> Path:
+    """The library's path, compiled if it is not there."""
+    folder = _folder()
+    sources = [Path(__file__).with_name(name) for name in SOURCES]
+    parts = [compiler, _version(compiler), _processor(), *FLAGS, *OPENMP]
+    key = hashlib.sha256("\0".join(parts).encode() + b"".join(s.read_bytes() for s in sources))
+    path = folder / f"native-{key.hexdigest()[:20]}.so"
+    if not path.exists():
+        for openmp in OPENMP:
+            try:
+                _compile(compiler, sources[0], path, openmp)
+                break
+            except subprocess.CalledProcessError:
+                if openmp == OPENMP[-1]:
+                    raise
+    return path
+
+
+def _compile(compiler: str, source: Path, path: Path, openmp: str) -> None:
+    """Into a file of its own first, so that two processes at once do no harm."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        made = Path(scratch) / path.name
+        flags = [*FLAGS, openmp] if openmp else [*FLAGS, "-Wno-unknown-pragmas"]
+        command = [compiler, *flags, str(source), "-o", str(made), "-lm"]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+        os.replace(made, path)
+
+
+def _folder() -> Path:
+    """A folder that only this user can write: what lies in it is loaded as code."""
+    base = os.environ.get("BETTYC_CACHE")
+    if not base:
+        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "bettyc")
+    folder = Path(base) / "kernels"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = folder.stat()
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+        raise OSError(f"{folder} belongs to, or can be written by, someone else")
+    return folder
+
+
+def _version(compiler: str) -> str:
+    """The compiler's file stands for its version: asking it would cost 5 ms at every start."""
+    status = Path(compiler).resolve().stat()
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _processor() -> str:
+    """What -march=native sees, so that a cache shared by machines stays right."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return line
+    except OSError:
+        pass
+    return f"{platform.machine()} {platform.processor()}"
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    """The address of a tensor's data; None stands for NULL."""
+    return None if tensor is None else tensor.data_ptr()

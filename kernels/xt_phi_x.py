@@ -1,0 +1,161 @@
+r"""out = scale X^T phi(X V) + shift V + ridge * V in one pass over X.
+
+X: (n, d), V: (d,) or (d, k), phi one of phi.py. This is the Hessian-vector product of every
+generalised linear model, of softmax regression and of a Gauss-Newton last layer. Written as two
+products it reads X twice; here a block of rows is used for both while it is on the chip.
+
+    way        X is read   when
+    resident   once        Triton; a block of rows, V and the program's sum fit in registers
+    two-phase  twice       Triton, otherwise: S = phi(X V) is stored, then X^T S
+    native     once        CPU; 4 rows at a time stay in cache, parts of the rows are dealt to cores
+    torch      twice       the reference
+
+Bytes moved, float32 X: 4 n d once, plus 4 k (2 d + n) and 8 k d per program for the partial sums. Sums
+are kept per program and added in a fixed order; deterministic=False adds them atomically instead and
+saves the second launch. X may be bf16, fp16, fp32 (fp64 on the CPU and for checks); sums are at least
+fp32. `precision` is that of products on tensor cores (k > 1): "ieee", "tf32x3" or "tf32".
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bettyc.kernels import checks, dispatch, native, xt_phi_x_triton
+from bettyc.kernels import phi as rows
+from bettyc.kernels.phi import Diagonal, GaussNewton, Phi, Softmax
+
+PARTS = 32  # shares of the rows that CPU cores take in turn
+PART_ROWS = 64  # rows in a share, at least
+MAX_COLUMNS = 256  # as in native.c
+PRECISIONS = ("ieee", "tf32x3", "tf32")
+
+
+def xt_phi_x(
+    x: Tensor,
+    v: Tensor,
+    phi: Phi,
+    *,
+    scale: float = 1.0,
+    shift: float = 0.0,
+    ridge: Tensor | None = None,
+    out: Tensor | None = None,
+    deterministic: bool = True,
+    precision: str = "ieee",
+) -> Tensor:
+    """scale X^T phi(X v) + shift v + ridge * v, in the shape and dtype of v.
+
+    x: (n, d), contiguous rows (the row stride is free on a GPU). v: (d,) or (d, k), contiguous. ridge:
+    like v. out: written and returned; it must not share memory with v. Raises ValueError for shapes
+    that do not agree and for operands that require grad.
+    """
+    check(x, v, phi, ridge, precision)
+    if out is None:
+        out = torch.empty_like(v)
+    else:
+        checks.vectors("xt_phi_x", v=v, out=out)
+        checks.apart("xt_phi_x", v=v, out=out)
+    return dispatch.run(
+        "xt_phi_x", WAYS, x, x, v, phi, scale, shift, ridge, out, deterministic, precision
+    )
+
+
+def check(x: Tensor, v: Tensor, phi: Phi, ridge: Tensor | None, precision: str) -> None:
+    """Raise ValueError unless the operands fit together."""
+    op = "xt_phi_x"
+    if x.dim() != 2 or v.dim() not in (1, 2) or v.shape[0] != x.shape[1]:
+        raise ValueError(f"{op}: x is {tuple(x.shape)} and v is {tuple(v.shape)}")
+    if x.numel() and x.stride(1) != 1:
+        raise ValueError(f"{op}: rows of `x` are not contiguous; strides {x.stride()}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"{op}: precision {precision!r}; it can be {', '.join(PRECISIONS)}")
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{op}: `x` requires grad, and this kernel has no derivative")
+    data = rows.tensors(phi)
+    checks.operands(op, v=v, **data, **({} if ridge is None else {"ridge": ridge}))
+    if x.device != v.device:
+        raise ValueError(f"{op}: `x` is on {x.device}, `v` on {v.device}")
+    for name, tensor in data.items():
+        if tensor.dtype != v.dtype:
+            raise ValueError(f"{op}: `{name}` is {tensor.dtype}, not {v.dtype} like `v`")
+    rows.check(op, phi, x.shape[0], 1 if v.dim() == 1 else v.shape[1], v.dim() == 1)
+    if ridge is not None:
+        checks.vectors(op, v=v, ridge=ridge)
+
+
+def reference(
+    x: Tensor,
+    v: Tensor,
+    phi: Phi,
+    scale: float,
+    shift: float,
+    ridge: Tensor | None,
+    out: Tensor,
+    deterministic: bool = True,
+    precision: str = "ieee",
+) -> Tensor:
+    """The two products, in the dtype of v."""
+    wide = x.to(v.dtype)
+    total = scale * (wide.T @ rows.apply(phi, wide @ v))
+    if shift:
+        total = total + shift * v
+    if ridge is not None:
+        total = total + ridge * v
+    return out.copy_(total)
+
+
+def _native(
+    x: Tensor,
+    v: Tensor,
+    phi: Phi,
+    scale: float,
+    shift: float,
+    ridge: Tensor | None,
+    out: Tensor,
+    deterministic: bool,
+    precision: str,
+) -> Tensor:
+    n, d = x.shape
+    k = 1 if v.dim() == 1 else v.shape[1]
+    if x.dtype != v.dtype or k > MAX_COLUMNS or not x.is_contiguous():
+        return reference(x, v, phi, scale, shift, ridge, out)
+    kind, data, weights = row_data(phi)
+    parts = max(1, min(PARTS, n // PART_ROWS))
+    work = torch.empty((parts + 1) * d * k, dtype=v.dtype)
+    native.function("xt_phi_x", v.dtype)(
+        x.data_ptr(), v.data_ptr(), out.data_ptr(), work.data_ptr(), kind, data.data_ptr(),
+        native.pointer(weights), native.pointer(ridge), scale, shift, n, d, k, parts, native.threads(),
+    )  # fmt: skip
+    return out
+
+
+def row_data(phi: Phi) -> tuple[int, Tensor, Tensor | None]:
+    """The kind's number in native.c and in the Triton kernels, and the row data."""
+    if isinstance(phi, Diagonal):
+        return 0, phi.weights, None
+    if isinstance(phi, Softmax):
+        return 1, phi.probs, phi.weights
+    return 2, phi.blocks, None
+
+
+def _launch(
+    x: Tensor,
+    v: Tensor,
+    phi: Phi,
+    scale: float,
+    shift: float,
+    ridge: Tensor | None,
+    out: Tensor,
+    deterministic: bool,
+    precision: str,
+) -> Tensor:
+    k = 1 if v.dim() == 1 else v.shape[1]
+    if not v.numel() or not xt_phi_x_triton.fits(isinstance(phi, GaussNewton), k):
+        return reference(x, v, phi, scale, shift, ridge, out)
+    kind, data, weights = row_data(phi)
+    return xt_phi_x_triton.launch(
+        x, v, kind, data, weights, scale, shift, ridge, out, deterministic, precision
+    )
+
+
+WAYS = {"torch": reference, "native": _native, "triton": _launch}

@@ -1,0 +1,289 @@
+"""The Triton kernels of xt_phi_x.py, which says what they compute.
+
+Vector (k = 1, diagonal phi) and matrix forms are apart: the vector form multiplies and sums in
+registers, the matrix form uses `tl.dot`. In both, each program walks over blocks of rows with a stride
+of the number of programs, and keeps its own sum of shape (d, k).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bettyc.kernels.jit import jit
+
+if TYPE_CHECKING:
+    import triton.language as tl
+
+MAX_RESIDENT_VECTOR = 16384  # d of the resident vector form: 32 registers per thread for each of V and sum
+MAX_RESIDENT_MATRIX = 16384  # d k of the resident matrix form
+MAX_COLUMNS = 64
+MAX_BLOCK_COLUMNS = 32  # phi = blocks holds (16, k, k) at a time
+PROGRAMS = 264  # two for each of the 132 multiprocessors of an H100 or H200
+
+
+def fits(blocks: bool, k: int) -> bool:
+    """Whether there is a kernel for k columns."""
+    return k <= (MAX_BLOCK_COLUMNS if blocks else MAX_COLUMNS)
+
+
+@jit
+def apply_phi(
+    b_z, o_n, m_n, data, weights, k,
+    KIND: tl.constexpr, WEIGHTED: tl.constexpr, ROWS: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    # b_z: [ROWS, K], zero beyond k columns
+    o_k = tl.arange(0, K)
+    m_k = o_k < k
+    m = m_n[:, None] & m_k[None, :]
+    if KIND == 0:
+        b_s = b_z * tl.load(data + o_n[:, None] * k + o_k[None, :], mask=m, other=0.0)
+    elif KIND == 1:
+        b_p = tl.load(data + o_n[:, None] * k + o_k[None, :], mask=m, other=0.0)
+        b_s = b_p * (b_z - tl.sum(b_p * b_z, 1)[:, None])
+        if WEIGHTED:
+            b_s = b_s * tl.load(weights + o_n, mask=m_n, other=0.0)[:, None]
+    else:
+        # [ROWS, K, K]: row i of a block times z
+        o_b = (o_n[:, None, None] * k + o_k[None, :, None]) * k + o_k[None, None, :]
+        b_a = tl.load(data + o_b, mask=m[:, :, None] & m_k[None, None, :], other=0.0)
+        b_s = tl.sum(b_a * b_z[:, None, :], 2)
+    return b_s
+
+
+@jit
+def resident_vector_kernel(
+    x, v, w, sums, n, d, stride,
+    ROWS: tl.constexpr, D: tl.constexpr, ATOMIC: tl.constexpr,
+):  # fmt: skip
+    i_p = tl.program_id(0)
+    o_d = tl.arange(0, D)
+    m_d = o_d < d
+    b_v = tl.load(v + o_d, mask=m_d, other=0.0)
+    b_sum = tl.zeros([D], b_v.dtype)
+    for i in range(i_p, tl.cdiv(n, ROWS), tl.num_programs(0)):
+        o_n = tl.cast(i, tl.int64) * ROWS + tl.arange(0, ROWS)
+        m_n = o_n < n
+        # [ROWS, D]
+        b_x = tl.load(
+            x + o_n[:, None] * stride + o_d[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0
+        )
+        b_x = tl.cast(b_x, b_v.dtype)
+        b_s = tl.sum(b_x * b_v[None, :], 1) * tl.load(w + o_n, mask=m_n, other=0.0)
+        b_sum += tl.sum(b_x * b_s[:, None], 0)
+    if ATOMIC:
+        tl.atomic_add(sums + o_d, b_sum, mask=m_d)
+    else:
+        tl.store(sums + tl.cast(i_p, tl.int64) * d + o_d, b_sum, mask=m_d)
+
+
+@jit
+def resident_matrix_kernel(
+    x, v, data, weights, sums, n, d, k, stride,
+    KIND: tl.constexpr, WEIGHTED: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, K: tl.constexpr,
+    ATOMIC: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    i_p = tl.program_id(0)
+    o_d = tl.arange(0, D)
+    o_k = tl.arange(0, K)
+    m_d = o_d < d
+    m_v = m_d[:, None] & (o_k < k)[None, :]
+    o_v = o_d[:, None] * k + o_k[None, :]
+    b_v = tl.load(v + o_v, mask=m_v, other=0.0)
+    b_sum = tl.zeros([D, K], b_v.dtype)
+    for i in range(i_p, tl.cdiv(n, ROWS), tl.num_programs(0)):
+        o_n = tl.cast(i, tl.int64) * ROWS + tl.arange(0, ROWS)
+        m_n = o_n < n
+        b_x = tl.load(
+            x + o_n[:, None] * stride + o_d[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0
+        )
+        b_x = tl.cast(b_x, b_v.dtype)
+        b_z = tl.dot(b_x, b_v, input_precision=PRECISION, out_dtype=b_v.dtype)
+        b_s = apply_phi(b_z, o_n, m_n, data, weights, k, KIND, WEIGHTED, ROWS, K)
+        b_sum += tl.dot(tl.trans(b_x), b_s, input_precision=PRECISION, out_dtype=b_v.dtype)
+    if ATOMIC:
+        tl.atomic_add(sums + o_v, b_sum, mask=m_v)
+    else:
+        tl.store(sums + tl.cast(i_p, tl.int64) * d * k + o_v, b_sum, mask=m_v)
+
+
+@jit
+def row_kernel(
+    x, v, data, weights, s, n, d, k, stride,
+    KIND: tl.constexpr, WEIGHTED: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    # two-phase, first: s = phi(X V), a block of rows per program
+    o_n = tl.cast(tl.program_id(0), tl.int64) * ROWS + tl.arange(0, ROWS)
+    o_k = tl.arange(0, K)
+    m_n = o_n < n
+    m_k = o_k < k
+    b_z = tl.zeros([ROWS, K], v.dtype.element_ty)
+    for i in range(0, tl.cdiv(d, D)):
+        o_d = i * D + tl.arange(0, D)
+        m_d = o_d < d
+        b_x = tl.load(
+            x + o_n[:, None] * stride + o_d[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0
+        )
+        b_v = tl.load(
+            v + tl.cast(o_d, tl.int64)[:, None] * k + o_k[None, :],
+            mask=m_d[:, None] & m_k[None, :],
+            other=0.0,
+        )
+        b_x = tl.cast(b_x, b_v.dtype)
+        b_z += tl.dot(b_x, b_v, input_precision=PRECISION, out_dtype=b_v.dtype)
+    b_s = apply_phi(b_z, o_n, m_n, data, weights, k, KIND, WEIGHTED, ROWS, K)
+    tl.store(s + o_n[:, None] * k + o_k[None, :], b_s, mask=m_n[:, None] & m_k[None, :])
+
+
+@jit
+def column_kernel(
+    x, s, sums, n, d, k, stride,
+    ROWS: tl.constexpr, D: tl.constexpr, K: tl.constexpr, ATOMIC: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    # two-phase, second: X^T s; a block of columns and every num_programs(1)-th block of rows per program
+    i_p = tl.program_id(1)
+    o_d = tl.program_id(0) * D + tl.arange(0, D)
+    o_k = tl.arange(0, K)
+    m_d = o_d < d
+    m_k = o_k < k
+    b_sum = tl.zeros([D, K], s.dtype.element_ty)
+    for i in range(i_p, tl.cdiv(n, ROWS), tl.num_programs(1)):
+        o_n = tl.cast(i, tl.int64) * ROWS + tl.arange(0, ROWS)
+        m_n = o_n < n
+        b_x = tl.load(
+            x + o_n[:, None] * stride + o_d[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0
+        )
+        b_s = tl.load(
+            s + o_n[:, None] * k + o_k[None, :], mask=m_n[:, None] & m_k[None, :], other=0.0
+        )
+        b_x = tl.cast(b_x, b_s.dtype)
+        b_sum += tl.dot(tl.trans(b_x), b_s, input_precision=PRECISION, out_dtype=b_s.dtype)
+    o_v = tl.cast(o_d, tl.int64)[:, None] * k + o_k[None, :]
+    m_v = m_d[:, None] & m_k[None, :]
+    if ATOMIC:
+        tl.atomic_add(sums + o_v, b_sum, mask=m_v)
+    else:
+        tl.store(sums + tl.cast(i_p, tl.int64) * d * k + o_v, b_sum, mask=m_v)
+
+
+@jit
+def finish_kernel(
+    sums, v, ridge, out, size, count, scale: tl.float64, shift: tl.float64,
+    RIDGE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    # out = scale (sum of the partial sums, in their order) + shift v + ridge v
+    o = tl.cast(tl.program_id(0), tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    m = o < size
+    b_v = tl.load(v + o, mask=m, other=0.0)
+    b_sum = tl.zeros([BLOCK], b_v.dtype)
+    for i in range(0, count):
+        b_sum += tl.load(sums + tl.cast(i, tl.int64) * size + o, mask=m, other=0.0)
+    b_out = tl.cast(scale, b_v.dtype) * b_sum + tl.cast(shift, b_v.dtype) * b_v
+    if RIDGE:
+        b_out += tl.load(ridge + o, mask=m, other=0.0) * b_v
+    tl.store(out + o, b_out, mask=m)
+
+
+def launch(
+    x: Tensor,
+    v: Tensor,
+    kind: int,
+    data: Tensor,
+    weights: Tensor | None,
+    scale: float,
+    shift: float,
+    ridge: Tensor | None,
+    out: Tensor,
+    deterministic: bool,
+    precision: str,
+) -> Tensor:
+    """Partial sums, then their sum. data and weights as phi.py has them, numbered as in native.c."""
+    n, d = x.shape
+    k = 1 if v.dim() == 1 else v.shape[1]
+    wide = power(d)
+    columns = max(16, power(k))
+    if kind == 0 and k == 1 and wide <= MAX_RESIDENT_VECTOR:
+        sums = _resident_vector(x, v, data, wide, deterministic)
+    elif max(wide, 16) * columns <= resident_limit(x):
+        sums = _resident_matrix(x, v, kind, data, weights, k, deterministic, precision)
+    else:
+        sums = _two_phase(x, v, kind, data, weights, k, deterministic, precision)
+    block = 256
+    finish_kernel[(-(-v.numel() // block),)](
+        sums, v, v if ridge is None else ridge, out, v.numel(), sums.shape[0], scale, shift,
+        RIDGE=ridge is not None, BLOCK=block, num_warps=4,
+    )  # fmt: skip
+    return out
+
+
+def power(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def resident_limit(x: Tensor) -> int:
+    """d k of the resident matrix form. AMD's local memory is 64 KiB, a third of NVIDIA's."""
+    limit = MAX_RESIDENT_MATRIX if torch.version.hip is None else MAX_RESIDENT_MATRIX // 4
+    return limit if x.element_size() <= 4 else limit // 2
+
+
+def _sums(v: Tensor, count: int, deterministic: bool) -> Tensor:
+    """(count, d, k), or (1, d, k) of zeros for atomics."""
+    if deterministic:
+        return v.new_empty((count, *v.shape))
+    return v.new_zeros((1, *v.shape))
+
+
+def _resident_vector(x: Tensor, v: Tensor, w: Tensor, wide: int, deterministic: bool) -> Tensor:
+    n, d = x.shape
+    block = max(1, min(16, 8192 // wide))
+    count = max(1, min(PROGRAMS, -(-n // block)))
+    sums = _sums(v, count, deterministic)
+    resident_vector_kernel[(count,)](
+        x, v, w, sums, n, d, x.stride(0),
+        ROWS=block, D=wide, ATOMIC=not deterministic, num_warps=16 if wide > 4096 else 8,
+    )  # fmt: skip
+    return sums
+
+
+def _resident_matrix(
+    x: Tensor, v: Tensor, kind: int, data: Tensor, weights: Tensor | None, k: int,
+    deterministic: bool, precision: str,
+) -> Tensor:  # fmt: skip
+    n, d = x.shape
+    block = 16
+    count = max(1, min(PROGRAMS, -(-n // block)))
+    sums = _sums(v, count, deterministic)
+    resident_matrix_kernel[(count,)](
+        x, v, data, data if weights is None else weights, sums, n, d, k, x.stride(0),
+        KIND=kind, WEIGHTED=weights is not None, ROWS=block, D=max(16, power(d)), K=max(16, power(k)),
+        ATOMIC=not deterministic, PRECISION=precision, num_warps=8,
+    )  # fmt: skip
+    return sums
+
+
+def _two_phase(
+    x: Tensor, v: Tensor, kind: int, data: Tensor, weights: Tensor | None, k: int,
+    deterministic: bool, precision: str,
+) -> Tensor:  # fmt: skip
+    n, d = x.shape
+    columns = max(16, power(k))
+    s = v.new_empty((n, k))
+    row_block, wide = 16 if kind == 2 else 32, 64
+    if n:
+        row_kernel[(-(-n // row_block),)](
+            x, v, data, data if weights is None else weights, s, n, d, k, x.stride(0),
+            KIND=kind, WEIGHTED=weights is not None, ROWS=row_block, D=wide, K=columns,
+            PRECISION=precision, num_warps=4,
+        )  # fmt: skip
+    across = -(-d // wide)
+    count = max(1, min(-(-PROGRAMS * 4 // across), -(-n // 32)))
+    sums = _sums(v, count, deterministic)
+    column_kernel[(across, count)](
+        x, s, sums, n, d, k, x.stride(0),
+        ROWS=32, D=wide, K=columns, ATOMIC=not deterministic, PRECISION=precision, num_warps=4,
+    )  # fmt: skip
+    return sums
