@@ -17,6 +17,7 @@ from bettyc.expr import Graph
 from bettyc.hierarchy import Hierarchy
 from bettyc.model import Call, Model, Ref
 from bettyc.optimizers import OPTIMIZERS
+from bettyc.planner.decide import decide
 from bettyc.planner.facts import Facts, gather, is_zero_sum, span_of
 from bettyc.types import Tensor
 
@@ -29,6 +30,7 @@ def check(model: Model, graph: Graph, hierarchy: Hierarchy, spans: Mapping[int, 
     if any(d.severity == "error" for d in found):
         return found
     facts = gather(model, graph, hierarchy)
+    found += decide(model, facts, hierarchy)[1]
     found += _constant_in_upper(model, graph, hierarchy, spans)
     for f in facts.values():
         found += _curvature(f, graph, spans)
@@ -109,9 +111,11 @@ def _curvature(f: Facts, graph: Graph, spans: Mapping[int, Span]) -> list[Diagno
         return [report("MLO0322", level.objective_span, level=level.name, name=f"{level.name}.{free[0].name}",
                        label="linear: it goes down for ever",
                        notes=["add regularisation (`+ l2 * sumsq(...)`), or give the variable a domain"])]
-    if c.kind == "quadratic" and c.mu is not None and level.sense == "maximize":
-        return [report("MLO0323", level.objective_span, sense="maximize", curvature="convex",
-                       label="it goes up for ever", notes=["did you mean `minimize`?"])]
+    other = "maximize" if level.sense == "minimize" else "minimize"
+    if c.kind == "quadratic" and not c.convex and f.turned.convex:
+        up = level.sense == "maximize"
+        return [report("MLO0323", level.objective_span, sense=level.sense, curvature="convex" if up else "concave",
+                       label=f"it goes {'up' if up else 'down'} for ever", notes=[f"did you mean `{other}`?"])]
     return []
 
 
@@ -135,7 +139,7 @@ def _strategy(f: Facts, facts: Mapping[str, Facts], model: Model, h: Hierarchy) 
         reason = "maximizes" if level.sense == "maximize" else "is not known to be convex"
         found.append(report("MLO0605", span, strategy=name, level=level.name, reason=reason, secondary=[at],
                             notes=["use `neumann`, `damping > 0`, or an objective that is known to be convex"]))
-    elif name == "exact" and not f.quadratic and not f.glm:
+    elif name == "exact" and not f.quadratic:
         found.append(report("MLO0606", span, level=level.name, curvature=str(f.curvature), secondary=[at]))
     elif name == "danskin":
         readers = [p for p in h.levels if level.name in h.starred[p]]
@@ -145,7 +149,7 @@ def _strategy(f: Facts, facts: Mapping[str, Facts], model: Model, h: Hierarchy) 
                 Label(level.objective_span, f"`{level.name}` {level.sense}s this"),
                 Label(facts[wrong].level.objective_span, f"`{wrong}` {facts[wrong].level.sense}s this")]))
     if name == "unroll":
-        unrolled = options.get("steps") or 0
+        unrolled = options.get("truncate") or 0
         if isinstance(unrolled, int) and f.steps is not None and unrolled > f.steps:
             found.append(report("MLO0608", span, unrolled=unrolled, level=level.name,
                                 steps=_steps(f.steps), secondary=[]))

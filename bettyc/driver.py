@@ -34,7 +34,7 @@ class Checked:
     """A program after all passes that need no data.
 
     sources: every text a span may point into. model is None when there are errors that prevent it,
-    hierarchy when there is no order. resolved: the program with all overrides applied, formatted.
+    hierarchy when there is no order. file: the tree with all overrides applied, written: as it stands.
     folder: where relative paths resolve against.
     """
 
@@ -49,7 +49,7 @@ class Checked:
     hierarchy: Hierarchy | None
     diagnostics: tuple[Diagnostic, ...]
     comments: Mapping[str, Comments]
-    edits: tuple[overrides.Edit, ...]
+    written: ast.File | None
     folder: str
     options: Options
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -64,15 +64,17 @@ class Checked:
         """The program text with all overrides applied, formatted; "" when it does not parse."""
         from bettyc.grammar.printer import format as format_file
 
-        if self.file is None:
+        if self.file is None or self.written is None:
             return ""
-        parsed = parse(apply_edits(self.source.text, self.edits), self.name)
+        changes = list(overrides.edits(self.written, self.file))
+        parsed = parse(apply_edits(self.source.text, changes), self.name)
         return format_file(parsed.file, parsed.source) if parsed.file and not parsed.diagnostics else ""
 
     def shown(self, levels: Levels | None = None) -> list[Diagnostic]:
         """The findings to show, after `# mlo: allow` comments and the flags."""
         statements = [] if self.file is None else [
-            s.span for item in self.file.items for s in (item, *getattr(item, "body", ()))]
+            s.span for item in self.file.items
+            for s in (item, *(item.body if isinstance(item, ast.Level) else ()))]
         return suppress(self.diagnostics, self.comments, self.sources, statements, levels)
 
     def rebind(self, sizes: Mapping[str, int]) -> Checked:
@@ -122,14 +124,14 @@ def check(text: str, name: str, options: Options | None = None, *, folder: str |
     fine = not any(d.severity == "error" for d in found)
     return Checked(name, parsed.source, sources, file, unit, result.model if fine else None, result.graph,
                    result.spans, result.hierarchy if fine else None, tuple(in_order(found, name)), comments,
-                   changed.edits, folder, options, bound, read)
+                   parsed.file, folder, options, bound, read)
 
 
 def _failed(name: str, text: str, folder: str, options: Options, found: Sequence[Diagnostic],
             comments: Mapping[str, Comments] | None = None, file: ast.File | None = None) -> Checked:
     source = Source(name, text)
     return Checked(name, source, {name: source}, None, None, None, Graph(), {}, None, tuple(found),
-                   comments or {}, (), folder, options)
+                   comments or {}, None, folder, options)
 
 
 def in_order(found: Sequence[Diagnostic], main: str) -> list[Diagnostic]:
@@ -151,7 +153,7 @@ def _version(file: ast.File) -> list[Diagnostic]:
         numbers = (99,)
     if numbers <= LANGUAGE:
         return []
-    return [report("MLO0110", file.version.span, version=text, speaks=".".join(map(str, LANGUAGE)),
+    return [report("MLO0110", file.version.span, needed=text, spoken=".".join(map(str, LANGUAGE)),
                    label="newer than this compiler")]
 
 
@@ -159,6 +161,10 @@ def _override(file: ast.File, options: Options, name: str,
               sources: dict[str, Source]) -> tuple[overrides.Rewritten, list[Diagnostic]]:
     found: list[Diagnostic] = []
     values: list[overrides.Override] = []
+    for item in file.items:
+        if isinstance(item, ast.Profile) and item.name.text != options.profile:
+            tried, _ = overrides.from_profile(file, item.name.text)
+            found += overrides.rewrite(file, tried, []).diagnostics
     if options.profile is not None:
         more, problems = overrides.from_profile(file, options.profile)
         values += more
@@ -173,7 +179,7 @@ def _override(file: ast.File, options: Options, name: str,
     data, problems, texts = overrides.from_text(
         [overrides.data_override(n, uri) for n, uri in options.data], "--data")
     sources.update({t.name: t for t in texts})
-    changed = overrides.rewrite(file, values, data, name)
+    changed = overrides.rewrite(file, values, data)
     return changed, [*found, *problems, *changed.diagnostics]
 
 
@@ -211,32 +217,3 @@ def _imports(unit: Unit, folder: str, read: Callable[[str], str], chain: tuple[s
                                 secondary=[Label(item.span, "imported here")]))
         unit.imports[alias] = inner
         _imports(inner, posixpath.dirname(path), read, (*chain, path), sources, comments, found)
-
-
-def check_text(text: str, args: Sequence[str] = ()) -> list[Diagnostic]:
-    """The findings for a text under command-line flags (`--pedantic`, `-W CODE` ...): for the tests of the pages."""
-    flags = {"-W": set[str](), "-A": set[str](), "-E": set[str]()}
-    words = list(args)
-    pairs: dict[str, list[str]] = {"--set": [], "--data": [], "--mock": []}
-    pedantic = strict = False
-    profile = None
-    while words:
-        word = words.pop(0)
-        if word in flags:
-            flags[word].add(words.pop(0))
-        elif word in pairs:
-            pairs[word].append(words.pop(0))
-        elif word == "--profile":
-            profile = words.pop(0)
-        elif word == "--pedantic":
-            pedantic = True
-        elif word == "--error-on-warning":
-            strict = True
-        else:
-            raise ValueError(f"unknown flag {word}")
-    levels = Levels(frozenset(flags["-W"]), frozenset(flags["-A"]), frozenset(flags["-E"]), strict, pedantic)
-    mock = tuple((n, int(v)) for m in pairs["--mock"] for n, v in (p.split("=") for p in m.split(",")))
-    options = Options(
-        set=tuple((p, v) for p, _, v in (s.partition("=") for s in pairs["--set"])), profile=profile,
-        data=tuple((p, v) for p, _, v in (s.partition("=") for s in pairs["--data"])), mock=mock or None)
-    return check(text, "<test>", options).shown(levels)

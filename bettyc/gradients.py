@@ -14,7 +14,7 @@ from bettyc.diagnostics.registry import report
 from bettyc.diagnostics.span import Span
 from bettyc.expr import LEAVES, Graph
 from bettyc.hierarchy import Hierarchy
-from bettyc.model import Call, Formula, Level, Model
+from bettyc.model import Call, Formula, Level, Model, Ref
 from bettyc.ops import OPS
 
 OWNED = ("var", "module")
@@ -43,7 +43,7 @@ class Flow:
         for level in levels:
             roots = [level.objective, *formulas(level)]
             self.carried[level.name] = frozenset(
-                owned for root in roots for owned in carried(graph, root))
+                owned for root in roots for owned in carried(graph, root)) | started(model, level)
             self.cuts[level.name] = cut_reads(graph, roots, self.carried[level.name])
 
     def touches(self, reader: str, level: str) -> bool:
@@ -65,6 +65,20 @@ def formulas(level: Level) -> list[int]:
     for setting in level.settings:
         visit(setting.value)
     return nodes
+
+
+def started(model: Model, level: Level) -> frozenset[tuple[str, str]]:
+    """What `start = copy(...)` copies, where the strategy differentiates the starting point."""
+    value = level.setting("start")
+    if not isinstance(value, Call) or value.name != "copy":
+        return frozenset()
+    source = value.positional[0]
+    owner, _, name = source.path.partition(".") if isinstance(source, Ref) else ("", "", "")
+    if any(r.level == owner and r.name == name and r.mode == "value" and not r.detached for r in level.reads):
+        network = next((n for n in model.level(owner).networks if n.name == name), None)
+        names = network.variables if network is not None and network.variables else (name,)
+        return frozenset((owner, n) for n in names)
+    return frozenset()
 
 
 def passes(graph: Graph, index: int) -> list[int]:

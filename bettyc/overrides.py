@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bettyc.diagnostics.apply import apply_edits
 from bettyc.diagnostics.model import Diagnostic, Edit
 from bettyc.diagnostics.registry import report
 from bettyc.diagnostics.span import Source, Span
@@ -32,13 +31,11 @@ class Override:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """The tree with all overrides, where each overridden value came from, and the edits that do the same to the text."""
+    """The tree with all overrides, and where each overridden value came from."""
 
     file: ast.File
     origins: dict[str, str]
-    edits: tuple[Edit, ...]
     diagnostics: tuple[Diagnostic, ...]
-    sources: tuple[Source, ...]
 
 
 def from_text(pairs: Sequence[tuple[str, str]], origin: str) -> tuple[list[Override], list[Diagnostic], list[Source]]:
@@ -106,7 +103,7 @@ def data_override(name: str, uri: str) -> tuple[str, str]:
     return name, uri
 
 
-def rewrite(file: ast.File, overrides: Sequence[Override], data: Sequence[Override], main: str) -> Rewritten:
+def rewrite(file: ast.File, overrides: Sequence[Override], data: Sequence[Override]) -> Rewritten:
     """The file with overrides applied, later ones on top."""
     items: list[Any] = list(file.items)
     origins: dict[str, str] = {}
@@ -126,7 +123,7 @@ def rewrite(file: ast.File, overrides: Sequence[Override], data: Sequence[Overri
         items[at] = replace(items[at], source=o.value)
         origins[name] = o.origin
     new = replace(file, items=tuple(items))
-    return Rewritten(new, origins, tuple(_edits(file, new)), tuple(diagnostics), ())
+    return Rewritten(new, origins, tuple(diagnostics))
 
 
 def _apply(items: list[Any], o: Override, origins: dict[str, str]) -> Diagnostic | None:
@@ -211,7 +208,7 @@ def _paths(items: Iterable[Any]) -> Iterable[str]:
                     yield from (f"{level}.{s.name.text}.{f.name}" for f in table(kind.table).get(word.id, ()))
 
 
-def _edits(old: ast.File, new: ast.File) -> Iterable[Edit]:
+def edits(old: ast.File, new: ast.File) -> Iterable[Edit]:
     """The text edits that turn the old file into the new one."""
     for before, after in zip(old.items, new.items, strict=False):
         if before is after:
@@ -255,5 +252,3 @@ def _text(node: ast.Expr) -> str:
 
     return expr(node)
 
-
-__all__ = ["Override", "Rewritten", "apply_edits", "data_override", "from_config", "from_profile", "from_text", "rewrite"]

@@ -144,11 +144,12 @@ class Checker:
               spans: Mapping[str, Span]) -> Value:
         """The value in canonical form (calls with all their arguments named), or None after a diagnostic."""
         kind = BLOCKS[block][key]
+        before = len(self.found)
         for name in kind.kinds:
             done, result = getattr(self, f"_{name}")(kind, path, value, span, spans)
             if done:
                 return result  # type: ignore[no-any-return]
-        if not any(d.span == span for d in self.found):
+        if len(self.found) == before:
             self._range(path, value, span, self._expected(kind))
         return None
 

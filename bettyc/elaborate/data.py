@@ -278,7 +278,7 @@ def declare_extern(ctx: Context, node: ast.ExternFn | ast.ExternModule | ast.Ext
     kind = {ast.ExternFn: "fn", ast.ExternModule: "module", ast.ExternSource: "source"}[type(node)]
     origin = node.origin.value
     if origin.count(":") != 1 or not all(origin.split(":")):
-        ctx.report("MLO0702", node.origin.span, module=origin, attribute="", label="write \"module:attribute\"")
+        ctx.report("MLO0404", node.origin.span, expected="`\"module:attribute\"`", found=f"`\"{origin}\"`")
         return
     name = prefix + node.name.text
     ctx.externs[name] = Extern(kind, name, origin,

@@ -262,8 +262,29 @@ def _dim(ctx: Context, declared: ast.DimDecl, scope: Scope) -> Meaning:
     return Tens(ctx.graph.make("size", (), REAL, dim=found.terms))
 
 
+def _base(ctx: Context, node: ast.Expr, scope: Scope, starred: bool) -> Meaning:
+    """What stands before a dot. A name that is nowhere and is starred, or nearest to a level, is MLO0201."""
+    if isinstance(node, ast.Name) and not _known(node.id, scope):
+        levels = scope.unit.levels
+        near = closest(node.id, (*levels, *scope.unit.names, *scope.local))
+        if starred or (near and near[0] in levels):
+            ctx.report("MLO0201", node.span, scope, name=node.id, label="no such level",
+                       suggestions=_near(node.id, levels, node.span),
+                       notes=[f"levels here: {', '.join(levels) or 'none'}"])
+            return BAD
+    return meaning(ctx, node, scope)
+
+
+def _known(name: str, scope: Scope) -> bool:
+    level = scope.level
+    task = level.node.task if level is not None else None
+    return (name in scope.local or name in scope.unit.names or name in scope.unit.imports
+            or (level is not None and scope.where != "def" and name in level.members)
+            or (task is not None and task.text == name))
+
+
 def _field(ctx: Context, node: ast.Field, scope: Scope) -> Meaning:
-    base = meaning(ctx, node.base, scope)
+    base = _base(ctx, node.base, scope, starred=False)
     name = node.name.text
     if isinstance(base, Columns):
         return _column(ctx, base, node, scope)
@@ -312,7 +333,7 @@ def _near(name: str, candidates: Any, span: Span) -> list[Suggestion]:
 
 
 def _response(ctx: Context, node: ast.Response, scope: Scope) -> Meaning:
-    base = meaning(ctx, node.base, scope)
+    base = _base(ctx, node.base, scope, starred=True)
     if isinstance(base, LevelName | Replica):
         level = base.name if isinstance(base, LevelName) else base.level
         if scope.where == "metric":
@@ -386,11 +407,28 @@ def _compare(ctx: Context, node: ast.Compare, scope: Scope) -> Meaning:
 def _if(ctx: Context, node: ast.If, scope: Scope) -> Meaning:
     condition = meaning(ctx, node.condition, scope)
     if isinstance(condition, Literal) and isinstance(condition.value, bool):
-        return meaning(ctx, node.then if condition.value else node.otherwise, scope)
+        return _static_if(ctx, node, condition.value, scope)
     nodes = [node.condition, node.then, node.otherwise]
     operands = [as_tensor(ctx, condition, node.condition.span, scope),
                 tensor(ctx, node.then, scope), tensor(ctx, node.otherwise, scope)]
     return apply(ctx, "where", operands, nodes, node.span, scope)
+
+
+def _static_if(ctx: Context, node: ast.If, condition: bool, scope: Scope) -> Meaning:
+    """A condition known at compile time chooses an arm; the other is checked, and does not count as read."""
+    chosen, other = (node.then, node.otherwise) if condition else (node.otherwise, node.then)
+    with ctx.recording():
+        left_out = meaning(ctx, other, scope)
+    found = meaning(ctx, chosen, scope)
+    if isinstance(found, Tens) and isinstance(left_out, Tens):
+        types = [ctx.graph[m.node].type for m in (found, left_out)]
+        shapes = [t.shape if isinstance(t, Tensor) else None for t in types]
+        if shapes[0] != shapes[1]:
+            left, right = types if condition else types[::-1]
+            ctx.report("MLO0414", node.span, scope, left=left, right=right, secondary=[
+                Label(node.then.span, f"`{left}`"), Label(node.otherwise.span, f"`{right}`")])
+            return BAD
+    return found
 
 
 def _subscript(ctx: Context, node: ast.Subscript, scope: Scope) -> Meaning:

@@ -15,11 +15,13 @@ from bettyc.elaborate.scope import LevelDecl, Scope
 from bettyc.elaborate.values import Pending
 from bettyc.expr import LEAVES
 from bettyc.grammar import ast
-from bettyc.model import Call, Formula, Level, Ref, Setting, Value, Variable
+from bettyc.model import Call, Formula, Level, Read, Ref, Setting, Value, Variable
 from bettyc.ops import INITIAL
 from bettyc.settings import BLOCKS, Checker, Kind
 from bettyc.types import POISON, Poison, Tensor
 
+# strategies that differentiate the updates themselves, so that the starting point has a gradient
+FOLLOWS_UPDATES = ("unroll", "forward")
 DOMAINS = {"positive": 0, "unit": 0, "interval": 2, "simplex": 0, "ball": 2, "box": 2}
 
 
@@ -219,7 +221,7 @@ def build(ctx: Context, level: LevelDecl, scope: Scope, origins: dict[str, Any])
         node = formula.tensor(ctx, objective.value, inner)
     if node is None or not _scalar(ctx, node, objective, inner):
         return None
-    reads += setting_reads
+    reads += setting_reads + _start_reads(ctx, level, settings)
     nets = tuple(ctx.networks[level.name, n.name.text] for n in level.of(ast.Module)
                  if (level.name, n.name.text) in ctx.networks)
     variables = tuple(v for (owner, _), v in ctx.variables.items() if owner == level.name)
@@ -227,6 +229,20 @@ def build(ctx: Context, level: LevelDecl, scope: Scope, origins: dict[str, Any])
     return Level(
         level.name, str(objective.sense), node, variables, nets, _draws(ctx, [node]), tuple(reads),
         settings, task, level.node.name.span, objective.value.span)
+
+
+def _start_reads(ctx: Context, level: LevelDecl, settings: tuple[Setting, ...]) -> list[Read]:
+    """`start = copy(meta.net)` reads `meta.net`; strategies that follow the updates differentiate it."""
+    values = {s.path.rpartition(".")[2]: s for s in settings}
+    start, strategy = values.get("start"), values.get("hypergrad")
+    if start is None or start.span is None or not isinstance(start.value, Call) or start.value.name != "copy":
+        return []
+    source = start.value.positional[0]
+    owner, _, name = source.path.partition(".") if isinstance(source, Ref) else ("", "", "")
+    if (owner, name) not in {*ctx.variables, *ctx.networks} or owner == level.name:
+        return []
+    follows = strategy is not None and isinstance(strategy.value, Call) and strategy.value.name in FOLLOWS_UPDATES
+    return [Read(owner, name, "value", not follows, start.span)]
 
 
 def _draws(ctx: Context, roots: list[int]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from bettyc.expr import Graph
 from bettyc.grammar import ast
 from bettyc.hierarchy import Hierarchy, Mentions, infer
 from bettyc.model import Level, Metric, Model, Setting
-from bettyc.types import Poison
+from bettyc.types import Poison, tensors
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ def elaborate(unit: Unit, name: str, sizes: Mapping[str, int], origins: Mapping[
     metrics = _metrics(ctx, unit)
     run = _run(ctx, unit, dict(origins))
     _unused_definitions(ctx, unit)
+    _never_bound(ctx, unit)
     found = [level for level in built if level is not None]
     mentions = [Mentions(level.name, level.reads, _lets(unit, level.name)) for level in found]
     hierarchy: Hierarchy | None = None
@@ -112,6 +113,20 @@ def _run(ctx: Context, unit: Unit, origins: dict[str, Any]) -> tuple[Setting, ..
         ctx.report("MLO0204", extra.span, name="run", label="a second run block")
     nodes = list(blocks[0].settings) if blocks else []
     return levels.block(ctx, "run", "run", nodes, Scope(unit, where="setting"), origins, [])
+
+
+def _never_bound(ctx: Context, unit: Unit) -> None:
+    """MLO0411 of dims that a variable needs and no data set can bind."""
+    if len(ctx.data) < sum(1 for _ in unit.of(ast.Data)):
+        return  # one that is wrong might have
+    bindable = {n for d in (*ctx.data.values(), *ctx.draws.values()) for _, t in tensors(d.type)
+                for dim in t.shape for n in dim.names}
+    needed = {n for v in ctx.variables.values() for dim in v.type.shape for n in dim.names}
+    for decl in unit.of(ast.DimDecl):
+        name = decl.name.text
+        if decl.value is None and name in needed - bindable:
+            ctx.report("MLO0411", decl.name.span, name=name, label="its size is not known",
+                       notes=[f"give it a value (`dim {name} = 10`), or use it in the type of a data set"])
 
 
 def _unused_definitions(ctx: Context, unit: Unit) -> None:

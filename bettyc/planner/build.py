@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from graphlib import CycleError
+from collections.abc import Mapping, Sequence
 
 from bettyc import __version__
-from bettyc.diagnostics.model import Diagnostic, Label
-from bettyc.diagnostics.registry import report
+from bettyc.diagnostics.model import Diagnostic
 from bettyc.driver import Checked
 from bettyc.expr import Graph
 from bettyc.graph import edges
@@ -16,8 +14,8 @@ from bettyc.hierarchy import Hierarchy
 from bettyc.model import Call, Model
 from bettyc.plan import FORMAT, Candidate, Cost, LevelPlan, Plan, Pull, Repeat, Solve, Step
 from bettyc.planner import choose, cost
-from bettyc.planner.facts import Facts, gather, is_zero_sum, span_of, word
-from bettyc.planner.schedule import ConflictError, Pace, schedule
+from bettyc.planner.decide import Decisions, decide, pace
+from bettyc.planner.facts import Facts, gather, word
 
 
 def make_plan(checked: Checked, *, opt: int = 1, device: str | None = None,
@@ -27,77 +25,19 @@ def make_plan(checked: Checked, *, opt: int = 1, device: str | None = None,
     if model is None or h is None:
         return None, []
     facts = gather(model, checked.graph, h)
-    sweeps, found = _sweeps(model, h)
-    choices, problems = decide(facts, h)
-    found += problems
-    if any(d.severity == "error" for d in found):
+    made, found = decide(model, facts, h)
+    if made is None or any(d.severity == "error" for d in found):
         return None, found
-    run_steps = model.setting("steps")
-    paces = {n: pace(facts[n], choices[n][0].call) for n in facts}
-    try:
-        program = schedule(h, paces, sweeps, run_steps if isinstance(run_steps, int) else 100)
-    except ConflictError as error:
-        return None, [*found, _conflict(facts, error)]
     precision = word(model.setting("precision"), "fp32")
-    levels = tuple(_level(checked, h, facts[n], choices[n], sweeps) for n in h.order)
+    levels = tuple(_level(checked, h, facts[n], made, precision) for n in h.order)
     warnings = tuple(w for level in levels for w in _warnings(level))
     text = checked.resolved
     plan = Plan(
         FORMAT, __version__, hashlib.sha256(text.encode()).hexdigest(), text, checked.folder, model,
-        tuple(checked.graph.nodes), edges(model, h, checked.sources), h.order, levels, program,
-        _cost(checked.graph, model, facts, program, precision), seed if seed is not None else _seed(model),
+        tuple(checked.graph.nodes), edges(model, h, checked.sources), h.order, levels, made.program,
+        _cost(checked.graph, model, facts, made.program, precision), seed if seed is not None else _seed(model),
         precision, device or word(model.setting("device"), "auto"), opt, warnings)
     return plan, found
-
-
-def decide(facts: dict[str, Facts], h: Hierarchy) -> tuple[dict[str, tuple[choose.Choice, choose.Choice]], list[Diagnostic]]:
-    """The optimizer and the strategy of every level."""
-    found: list[Diagnostic] = []
-    choices: dict[str, tuple[choose.Choice, choose.Choice]] = {}
-    for name in h.levels:
-        f = facts[name]
-        optimizer, problems = choose.optimizer(f, span_of(f.level, "optimizer"))
-        found += problems
-        if optimizer is None:
-            continue
-        readers = [p for p in h.levels if name in h.starred[p]]
-        frozen = not readers and any(name in h.frozen[p] for p in h.levels)
-        zero_sum = len(readers) == 1 and is_zero_sum(f, facts[readers[0]])
-        if not readers and not frozen and not any(name in h.below[p] for p in h.levels):
-            none = choose.filled(choose.STRATEGIES, "none")
-            choices[name] = (optimizer, choose.Choice(
-                none, (choose.Verdict("none", "no level reads its response", True),)))
-            continue
-        choices[name] = (optimizer, choose.strategy(f, optimizer.call, frozen, zero_sum,
-                                                    span_of(f.level, "hypergrad")))
-    return choices, found
-
-
-def pace(f: Facts, optimizer: Call) -> Pace:
-    from bettyc.optimizers import OPTIMIZERS
-
-    return Pace(f.steps or 1, OPTIMIZERS[optimizer.name].solves or f.stop is not None, f.start)
-
-
-def _sweeps(model: Model, h: Hierarchy) -> tuple[dict[str, tuple[Pull, ...]], list[Diagnostic]]:
-    sweeps: dict[str, tuple[Pull, ...]] = {}
-    found = []
-    for level in model.levels:
-        try:
-            sweeps[level.name] = tuple(Pull(q, into) for q, into in h.sweep(level.name))
-        except CycleError as error:
-            chain = " → ".join(error.args[1])
-            found.append(report("MLO0308", level.span, level=level.name, chain=chain,
-                                label="its gradient would have to go round in circles"))
-    return sweeps, found
-
-
-def _conflict(facts: dict[str, Facts], error: ConflictError) -> Diagnostic:
-    first, second = facts[error.first].level, facts[error.second].level
-    span = span_of(second, "steps") or second.span
-    return report("MLO0615", span, lower=error.lower, first=error.first, second=error.second,
-                  secondary=[Label(span_of(first, "steps") or first.span, f"`{error.first}` takes another number")],
-                  notes=[f"`{error.lower}` is below both: give them the same `steps`"])
 
 
 def _seed(model: Model) -> int:
@@ -105,22 +45,20 @@ def _seed(model: Model) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _level(checked: Checked, h: Hierarchy, f: Facts, chosen: tuple[choose.Choice, choose.Choice],
-           sweeps: dict[str, tuple[Pull, ...]]) -> LevelPlan:
-    optimizer, strategy = chosen
+def _level(checked: Checked, h: Hierarchy, f: Facts, made: Decisions, precision: str) -> LevelPlan:
+    optimizer, strategy = made.optimizers[f.name], made.strategies[f.name]
     level = f.level
     p = pace(f, optimizer.call)
-    schedule_call = level.setting("lr_schedule")
-    clip, freeze = level.setting("clip"), level.setting("freeze") or ()
-    accumulate, precision = level.setting("accumulate"), level.setting("precision")
-    dropped = _dropped(checked, h, f, sweeps)
+    schedule = level.setting("lr_schedule")
+    clip, freeze = level.setting("clip"), level.setting("freeze")
+    accumulate = level.setting("accumulate")
     return LevelPlan(
-        level.name, optimizer.call, strategy.call, schedule_call if isinstance(schedule_call, Call) else None,
-        None if p.solves else p.steps, f.start, f.stop, float(clip) if isinstance(clip, int | float) else None,
-        accumulate if isinstance(accumulate, int) else 1,
-        word(precision, word(checked.model.setting("precision") if checked.model else None, "fp32")),
-        freeze if isinstance(freeze, tuple) else (str(freeze),),  # type: ignore[arg-type]
-        str(f.curvature), f.curvature.convex, f.curvature.mu, f.size, "direct", dropped,
+        level.name, optimizer.call, strategy.call, schedule if isinstance(schedule, Call) else None,
+        None if p.solves and f.steps is None else p.steps, f.start, f.stop,
+        float(clip) if isinstance(clip, int | float) else None,
+        accumulate if isinstance(accumulate, int) else 1, word(level.setting("precision"), precision),
+        tuple(map(str, freeze)) if isinstance(freeze, tuple) else (str(freeze),),
+        str(f.curvature), f.curvature.convex, f.curvature.mu, f.size, "direct", _dropped(h, f, made.sweeps),
         _candidates(checked, optimizer.verdicts), _candidates(checked, strategy.verdicts))
 
 
@@ -134,7 +72,7 @@ def _candidates(checked: Checked, verdicts: Sequence[choose.Verdict]) -> tuple[C
     return tuple(result)
 
 
-def _dropped(checked: Checked, h: Hierarchy, f: Facts, sweeps: dict[str, tuple[Pull, ...]]) -> tuple[str, ...]:
+def _dropped(h: Hierarchy, f: Facts, sweeps: Mapping[str, tuple[Pull, ...]]) -> tuple[str, ...]:
     """What `curvature = direct` leaves out of this level's Hessian and cross terms, where someone differentiates it."""
     if not any(pull.level == f.name for sweep in sweeps.values() for pull in sweep):
         return ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bettyc.calculus.bounds import Bounds
 from bettyc.calculus.curvature import Curvature, classify
 from bettyc.diagnostics.span import Span
 from bettyc.expr import Graph
@@ -17,13 +18,14 @@ from bettyc.types import product
 class Facts:
     """A level as the planner sees it.
 
-    size: number of its scalars, None while a dim is unbound or a network is from Python.
+    turned: the curvature under the opposite sense. size: number of its scalars, None while a dim is unbound or a network is from Python.
     noisy: its objective changes from step to step (batches, dropout). opaque: it has a part that
     only autograd can differentiate. nested: it stars other levels whose solutions move.
     """
 
     level: Level
     curvature: Curvature
+    turned: Curvature
     size: int | None
     noisy: bool
     opaque: bool
@@ -90,15 +92,42 @@ def gather(model: Model, graph: Graph, hierarchy: Hierarchy) -> dict[str, Facts]
 def _facts(model: Model, graph: Graph, hierarchy: Hierarchy, level: Level) -> Facts:
     reached = graph.reachable([level.objective])
     own = [i for i in reached if graph[i].op in ("var", "module") and graph[i].attr("level") == level.name]
-    curvature = classify(graph, level.objective, own, level.sense)
+    curvature = classify(graph, level.objective, own, level.sense, _domains(model, graph, reached, level))
+    other = "maximize" if level.sense == "minimize" else "minimize"
+    turned = classify(graph, level.objective, own, other)
     constrained = [v for v in level.variables if v.domain is not None]
     if constrained and curvature.kind != "opaque":
         curvature = curvature.constrained()
     ops = {graph[i].op for i in reached}
     return Facts(
-        level, curvature, _size(level), _noisy(model, level) or "mask" in ops,
+        level, curvature, turned, _size(level), _noisy(model, level) or "mask" in ops,
         bool(ops & {"apply", "extern_fn", "replicas"}),
         bool(hierarchy.starred[level.name]))
+
+
+def _domains(model: Model, graph: Graph, reached: list[int], level: Level) -> dict[int, Bounds]:
+    """Bounds of what other levels own, by leaf."""
+    declared = {(lv.name, v.name): v.domain for lv in model.levels if lv is not level for v in lv.variables
+                if v.domain is not None}
+    found = {}
+    for index in reached:
+        node = graph[index]
+        domain = declared.get((node.attr("level"), node.attr("name"))) if node.op == "var" else None
+        if domain is not None:
+            found[index] = _bounds(domain)
+    return found
+
+
+def _bounds(domain: Call) -> Bounds:
+    if domain.name == "positive":
+        return Bounds(0.0, strict=True)
+    if domain.name in ("unit", "simplex"):
+        return Bounds(0.0, 1.0, strict=True)
+    if domain.name in ("interval", "box"):
+        low, high = (float(v) for v in domain.positional)  # type: ignore[arg-type]
+        return Bounds(low, high, strict=low > 0 or (low == 0 and domain.name == "interval"))
+    radius = float(domain.positional[1])  # type: ignore[arg-type]
+    return Bounds(-radius, radius)
 
 
 def _size(level: Level) -> int | None:

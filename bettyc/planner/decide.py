@@ -1,0 +1,89 @@
+"""The decisions of a plan that a check can already make: optimizers, strategies, sweeps, schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bettyc.diagnostics.model import Diagnostic, Label
+from bettyc.diagnostics.registry import report
+from bettyc.hierarchy import Hierarchy
+from bettyc.model import Call, Model
+from bettyc.optimizers import OPTIMIZERS
+from bettyc.plan import Instruction, Pull
+from bettyc.planner import choose
+from bettyc.planner.facts import Facts, is_zero_sum, span_of
+from bettyc.planner.schedule import ConflictError, Pace, schedule
+
+# strategies that replay a level's updates, which works while those do not themselves take a hypergradient
+REPLAYS = ("unroll", "forward")
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """optimizer and strategy of every level, the adjoint sweeps, the schedule of the whole run."""
+
+    optimizers: Mapping[str, choose.Choice]
+    strategies: Mapping[str, choose.Choice]
+    sweeps: Mapping[str, tuple[Pull, ...]]
+    program: tuple[Instruction, ...]
+
+
+def decide(model: Model, facts: Mapping[str, Facts], h: Hierarchy) -> tuple[Decisions | None, list[Diagnostic]]:
+    """All decisions, or what stands against them."""
+    found: list[Diagnostic] = []
+    optimizers: dict[str, choose.Choice] = {}
+    strategies: dict[str, choose.Choice] = {}
+    for name in h.levels:
+        f = facts[name]
+        optimizer, problems = choose.optimizer(f, span_of(f.level, "optimizer"))
+        found += problems
+        if optimizer is not None:
+            optimizers[name] = optimizer
+            strategies[name] = _strategy(f, facts, h, optimizer.call)
+    if found:
+        return None, found
+    sweeps = {n: tuple(Pull(q, into) for q, into in h.sweep(n)) for n in h.levels}
+    found += _too_long(facts, strategies, sweeps)
+    paces = {n: pace(facts[n], optimizers[n].call) for n in h.levels}
+    steps = model.setting("steps")
+    try:
+        program = schedule(h, paces, sweeps, steps if isinstance(steps, int) else 100)
+    except ConflictError as error:
+        return None, [*found, _conflict(facts, error)]
+    return Decisions(optimizers, strategies, sweeps, program), found
+
+
+def _strategy(f: Facts, facts: Mapping[str, Facts], h: Hierarchy, optimizer: Call) -> choose.Choice:
+    readers = [p for p in h.levels if f.name in h.starred[p]]
+    frozen = not readers and any(f.name in h.frozen[p] for p in h.levels)
+    if not readers and not frozen and not any(f.name in h.below[p] for p in h.levels):
+        none = choose.filled(choose.STRATEGIES, "none")
+        return choose.Choice(none, (choose.Verdict("none", "no level reads its response", True),))
+    zero_sum = len(readers) == 1 and is_zero_sum(f, facts[readers[0]])
+    return choose.strategy(f, optimizer, frozen, zero_sum, span_of(f.level, "hypergrad"))
+
+
+def pace(f: Facts, optimizer: Call) -> Pace:
+    return Pace(f.steps or 1, OPTIMIZERS[optimizer.name].solves or f.stop is not None, f.start)
+
+
+def _too_long(facts: Mapping[str, Facts], strategies: Mapping[str, choose.Choice],
+              sweeps: Mapping[str, tuple[Pull, ...]]) -> list[Diagnostic]:
+    """MLO0612: replaying the updates of a level that itself follows a hypergradient."""
+    pulled = {pull.level for sweep in sweeps.values() for pull in sweep}
+    return [
+        report("MLO0612", span_of(facts[n].level, "hypergrad") or facts[n].level.span, strategy=choice.call.name,
+               level=n, longest=1, label=f"every update of `{n}` is itself a hypergradient",
+               notes=["use an implicit strategy here, such as `cg` or `exact`"])
+        for n, choice in strategies.items()
+        if n in pulled and choice.call.name in REPLAYS and facts[n].nested
+    ]
+
+
+def _conflict(facts: Mapping[str, Facts], error: ConflictError) -> Diagnostic:
+    first, second = facts[error.first].level, facts[error.second].level
+    span = span_of(second, "steps") or second.span
+    return report("MLO0615", span, lower=error.lower, first=error.first, second=error.second,
+                  secondary=[Label(span_of(first, "steps") or first.span, f"`{error.first}` takes another number")],
+                  notes=[f"`{error.lower}` is below both: give them the same `steps`"])
