@@ -70,9 +70,9 @@ class Products:
                     directions,
                     retain_graph=True,
                     is_grads_batched=True,
-                    materialize_grads=True,
+                    allow_unused=True,
                 )
-            return rows.detach()
+            return torch.zeros_like(directions) if rows is None else rows.detach()
         except RuntimeError:
             return torch.stack([self._back([self._own], row)[0] for row in directions])
 

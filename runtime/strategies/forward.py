@@ -106,15 +106,18 @@ def jacobian_rows(
 
 
 def _batched(outputs: list[Tensor], inputs: list[Tensor], rows: list[Tensor]) -> list[Tensor]:
-    options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+    options = {"retain_graph": True, "allow_unused": True}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             found = torch.autograd.grad(outputs, inputs, rows, is_grads_batched=True, **options)
-        return [x.detach() for x in found]
     except RuntimeError:
         each = [
             torch.autograd.grad(outputs, inputs, [r[i] for r in rows], **options)
             for i in range(len(rows[0]))
         ]
-        return [torch.stack(x).detach() for x in zip(*each, strict=True)]
+        found = [None if x[0] is None else torch.stack(x) for x in zip(*each, strict=True)]
+    return [
+        torch.zeros(len(rows[0]), *y.shape, dtype=y.dtype, device=y.device) if x is None else x.detach()
+        for x, y in zip(found, inputs, strict=True)
+    ]

@@ -7,12 +7,15 @@ max|1 - lr lambda|^terms. Costs terms - 1 products, one more for the residual, a
 
 lr = 0 takes 1 / lambda with lambda an estimate from above of the largest eigenvalue (power iteration,
 10 products). A given lr above 2 / lambda makes the terms grow: that is detected on the terms themselves,
-the series starts again with an estimated lr, and the report warns.
+the series starts again with an estimated lr, and the report warns. If it still diverges H is indefinite:
+SolveError. Negative curvature along a term is a warning.
 
 Lorraine, Vicol, Duvenaud. AISTATS 2020, arXiv:1911.02590, algorithm 3.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -33,36 +36,45 @@ def solve(system: System, options: Neumann) -> Solution:
         largest = largest_eigenvalue(system)
         if lr:
             note = f"the series diverges for lr = {lr:g}: lr = {1 / largest:.3g} is used instead"
-        lr = 1 / largest
-        found = series(system, lr, options.terms)
+        found = series(system, 1 / largest, options.terms)
     if found is None:
         raise SolveError(
             f"the Neumann series of level `{system.level}` diverges: its Hessian is indefinite;"
-            " use minres, or bring the level closer to its minimum"
+            " use minres, or bring the level closer to its minimum by a smaller learning rate"
         )
-    h_u = system.product(found) if system.certify else None
+    u, least = found
+    h_u = system.product(u) if system.certify else None
+    if h_u is not None:
+        least = min(least, rayleigh(u, h_u) or least)
+    if least < 0 and not note:
+        note = "curvature is not positive: the series does not converge; use minres"
     return Solution(
-        found,
+        u,
         iterations=options.terms,
         residual=None if h_u is None else float((h_u - a).norm()),
-        min_ritz=None if h_u is None else rayleigh(found, h_u),
+        min_ritz=least if math.isfinite(least) else None,
         note=note,
         severe=bool(note),
     )
 
 
-def series(system: System, lr: float, terms: int) -> Tensor | None:
-    """The truncated series, or None where a term is larger than the first."""
+def series(system: System, lr: float, terms: int) -> tuple[Tensor, float] | None:
+    """The truncated series and the least Rayleigh quotient of its terms; None where a term grows."""
     term = system.rhs
-    limit = float(term.norm()) * (1 + 1e-3)
-    total = term
+    size = float(term.norm())
+    limit = size * (1 + 1e-3)
+    total, least = term, math.inf
     for _ in range(terms - 1):
-        term = term - lr * system.product(term)
+        h_term = system.product(term)
+        if size:
+            least = min(least, float(term @ h_term) / size**2)
+        term = term - lr * h_term
+        size = float(term.norm())
         # For a symmetric H with eigenvalues in [0, 2/lr] no term is larger than the one before.
-        if not float(term.norm()) <= limit:
+        if not size <= limit:
             return None
         total = total + term
-    return lr * total
+    return lr * total, least
 
 
 def largest_eigenvalue(system: System, steps: int = 10) -> float:

@@ -2,24 +2,12 @@
 
 import pytest
 import torch
+from hypergradients import after, differentiate, unrolled
 from problems import FRAME, Problem, central, logistic, normal, relative, ridge, spd, two_levels
 from trajectories import Steps, momentum
 
-from bettyc.runtime.adjoint import Lower, hypergradient
-from bettyc.runtime.report import Hypergradient
+from bettyc.runtime.adjoint import Lower
 from bettyc.strategies import CG, Exact, FiniteDiff, Frozen, Minres, Neumann, Unroll
-
-
-def differentiate(problem: Problem, lower: Lower, **rest) -> Hypergradient:
-    return hypergradient(
-        problem.top,
-        objectives=problem.objectives,
-        theta=problem.theta,
-        frames=problem.frames,
-        lowers={problem.order[0]: lower},
-        pulls=problem.pulls,
-        **rest,
-    )
 
 
 SOLVERS = [Exact(), CG(tol=1e-12), Minres(tol=1e-12)]
@@ -94,30 +82,9 @@ def test_finite_diff_without_a_learning_rate_names_the_cure():
         differentiate(ridge(), Lower(FiniteDiff()))
 
 
-def unrolled(problem: Problem, steps: Steps, x: torch.Tensor) -> torch.Tensor:
-    """Upper objective after the steps, by plain torch: autograd's own derivative is the oracle."""
-    low, up = problem.order[0], problem.top
-    theta, state = steps.begin({**problem.theta, up: x})
-    for k in range(steps.length):
-        own = theta if theta.requires_grad else theta.requires_grad_()
-        value = problem.objectives[low].function({low: own, up: x})
-        (grad,) = torch.autograd.grad(value, [own], create_graph=True)
-        theta, state = steps.advance(k, own, grad, state, {**problem.theta, up: x})
-    return problem.objectives[up].function({low: theta, up: x})
-
-
 def unroll(problem: Problem, steps: Steps, options: Unroll) -> torch.Tensor:
     """The strategy's hypergradient at the end of the steps."""
-    low, up = problem.order[0], problem.top
-    with torch.enable_grad():
-        theta, state = steps.begin(problem.theta)
-        for k in range(steps.length):
-            own = theta.detach().requires_grad_()
-            value = problem.objectives[low].function({**problem.theta, low: own})
-            (grad,) = torch.autograd.grad(value, [own])
-            theta, state = steps.advance(k, own.detach(), grad, state, problem.theta)
-    end = Problem(problem.objectives, {**problem.theta, low: theta}, problem.order, problem.pulls)
-    return differentiate(end, Lower(options, trajectory=steps)).grad
+    return differentiate(after(problem, steps), Lower(options, trajectory=steps)).grad
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -145,9 +112,9 @@ def test_unroll_equals_explicit_steps_on_a_quadratic(length, recompute):
 @pytest.mark.parametrize("kind", ["plain", "momentum", "copy", "lr", "copy momentum lr"])
 def test_unroll_equals_autograd_through_the_steps(kind, recompute):
     problem = logistic()
-    update, state = (momentum, {"speed": torch.zeros(5, dtype=torch.float64)}) if "momentum" in kind else (
-        Steps.update, None
-    )
+    update, state = Steps.update, None
+    if "momentum" in kind:
+        update, state = momentum, {"speed": torch.zeros(5, dtype=torch.float64)}
     steps = Steps(
         7,
         (lambda t: 0.5 * t["tune"] + 1) if "copy" in kind else torch.zeros(5, dtype=torch.float64),

@@ -1,0 +1,229 @@
+"""What a report says is true: residuals, Ritz values, bounds, products; and the options of the solvers."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypergradients import differentiate
+from problems import normal, relative, ridge, spd, two_levels
+
+from bettyc.runtime.adjoint import Lower
+from bettyc.runtime.objective import Frame
+from bettyc.runtime.products import Products
+from bettyc.runtime.strategies.precondition import hutchinson
+from bettyc.runtime.strategies.system import System
+from bettyc.strategies import CG, Exact, Gmres, Minres, Neumann, Nystrom, OneStep, SingleLoop
+
+
+def away(problem, seed=3):
+    """The problem off its solution, so that a is a general vector."""
+    n = problem.theta["low"].numel()
+    return dataclasses.replace(problem, theta={**problem.theta, "low": normal(n, seed=seed)})
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [CG(iters=3), Minres(iters=3), Gmres(iters=3), Neumann(terms=4, lr=0.5), Nystrom(rank=2), OneStep()],
+)
+def test_the_bound_holds_and_is_the_residual_over_mu(strategy):
+    h = spd(6, 10, seed=1)
+    problem = away(two_levels(h, uppers=6))
+    b_x = problem.extra["b_x"]
+    a = problem.theta["low"] - (two_levels(h, uppers=6).theta["low"] - problem.extra["a"])
+    found = differentiate(problem, Lower(strategy, mu=0.1, lr=0.3))
+    u = torch.linalg.solve(b_x.T, problem.theta["up"] - found.grad)
+    report = found.reports[0]
+
+    assert report.relative_residual == pytest.approx(float((h @ u - a).norm() / a.norm()), rel=1e-6)
+    assert report.bound == pytest.approx(float((h @ u - a).norm()) / 0.1, rel=1e-6)
+    assert float((u - torch.linalg.solve(h, a)).norm()) <= report.bound
+    assert 0.1 - 1e-9 <= report.min_ritz <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("strategy", [CG(tol=1e-12), Minres(tol=1e-12)])
+def test_the_smallest_ritz_value_reaches_the_smallest_eigenvalue(strategy):
+    report = differentiate(two_levels(spd(6, 10, seed=1)), Lower(strategy)).reports[0]
+
+    assert report.min_ritz == pytest.approx(0.1, rel=1e-6)
+
+
+def test_products_are_counted():
+    problem = two_levels(spd(6, 10, seed=1))
+    for certify, extra in ((True, 1), (False, 0)):
+        report = differentiate(problem, Lower(CG(iters=3)), certify=certify).reports[0]
+        assert report.iterations == 3
+        assert report.products == 3 + extra
+        report = differentiate(problem, Lower(Neumann(terms=4, lr=0.3)), certify=certify).reports[0]
+        assert report.products == 3 + extra
+    assert differentiate(problem, Lower(Exact())).reports[0].products <= 6 + 2
+
+
+def test_damping_is_part_of_the_system():
+    h = spd(5, 10, seed=1)
+    problem = two_levels(h)
+    eye = torch.eye(5, dtype=h.dtype)
+    u = torch.linalg.solve(h + 0.3 * eye, problem.extra["a"])
+    expected = problem.theta["up"] - problem.extra["b_x"].T @ u
+    for strategy in (CG(tol=1e-13, damping=0.3), Minres(tol=1e-13, damping=0.3)):
+        found = differentiate(problem, Lower(strategy))
+        left = float((h @ u - problem.extra["a"]).norm() / problem.extra["a"].norm())
+        assert relative(found.grad, expected) < 1e-10
+        assert found.reports[0].relative_residual == pytest.approx(left, rel=1e-6)
+        assert found.reports[0].converged
+    assert relative(differentiate(problem, Lower(Gmres(tol=1e-13, damping=0.3))).grad, expected) < 1e-10
+
+
+def test_damping_makes_an_indefinite_system_definite():
+    h = spd(5, 10, seed=1) - 0.2 * torch.eye(5, dtype=torch.float64)
+    problem = two_levels(h)
+    assert differentiate(problem, Lower(CG(tol=1e-10))).reports[0].severe
+    assert not differentiate(problem, Lower(CG(tol=1e-10, damping=0.3))).reports[0].severe
+
+
+def scaled(n=40):
+    """A Hessian that is badly scaled along the axes, with a little coupling."""
+    scale = torch.logspace(0, 4, n, dtype=torch.float64).sqrt()
+    core = torch.eye(n, dtype=torch.float64) + 0.1 * spd(n, 10, seed=2)
+    return scale[:, None] * core * scale
+
+
+@pytest.mark.parametrize("precond", ["diagonal", "optimizer"])
+def test_a_diagonal_preconditioner_saves_steps_on_bad_scales(precond):
+    h = scaled()
+    problem = two_levels(h)
+    lower = Lower(CG(tol=1e-8), scale=h.diagonal().clone())
+    plain = differentiate(problem, lower)
+    lower = dataclasses.replace(lower, strategy=CG(tol=1e-8, precond=precond))
+    helped = differentiate(problem, lower)
+
+    assert relative(helped.grad, problem.answer) < 1e-5
+    assert helped.reports[0].iterations < plain.reports[0].iterations / 3
+    assert helped.reports[0].min_ritz >= float(torch.linalg.eigvalsh(h)[0]) * (1 - 1e-9)
+
+
+def test_a_nystrom_preconditioner_saves_steps_on_a_decaying_spectrum():
+    q, _ = torch.linalg.qr(normal(60, 60, seed=4))
+    values = torch.cat([torch.logspace(3, 1, 8), torch.linspace(1.0, 0.5, 52)]).double()
+    problem = two_levels((q * values) @ q.T)
+    plain = differentiate(problem, Lower(CG(tol=1e-8)))
+    helped = differentiate(problem, Lower(CG(tol=1e-8, precond="nystrom", probes=12)))
+
+    assert relative(helped.grad, problem.answer) < 1e-6
+    assert helped.reports[0].iterations < 0.6 * plain.reports[0].iterations
+
+
+def test_hutchinson_is_unbiased():
+    h = spd(6, 10, seed=1)
+    problem = two_levels(h)
+    system = System(
+        "low", "up", problem.objectives["low"], problem.theta, Frame({}), problem.extra["a"], ()
+    )
+    spread = (2 * (h.square().sum(1) - h.diagonal().square())).sqrt()
+    error = (hutchinson(system, 4000) - h.diagonal()).abs()
+
+    assert bool((error < 4 * spread / 4000**0.5).all())
+
+
+def test_unknown_preconditioner_names_the_known_ones():
+    with pytest.raises(ValueError, match="none, diagonal, nystrom, optimizer"):
+        differentiate(ridge(), Lower(CG(precond="jacobi")))
+
+
+def test_a_warm_start_continues_from_the_last_solution():
+    problem = two_levels(spd(20, 100, seed=1))
+    lower = Lower(CG(tol=1e-10, warm=True))
+    first = differentiate(problem, lower)
+    again = differentiate(problem, lower, memory=first.memory)
+    moved = dataclasses.replace(problem, theta={**problem.theta, "low": 1.001 * problem.theta["low"]})
+    near = differentiate(moved, lower, memory=first.memory)
+
+    assert set(first.memory) == {"up/low/u"}
+    assert again.reports[0].iterations == 0
+    assert relative(again.grad, problem.answer) < 1e-8
+    assert near.reports[0].iterations < first.reports[0].iterations
+    cold = differentiate(moved, Lower(CG(tol=1e-12)))
+    assert relative(near.grad, cold.grad) < 1e-7
+
+
+def test_warm_few_steps_add_up():
+    problem = two_levels(spd(12, 30, seed=1))
+    memory = {}
+    for _ in range(60):
+        found = differentiate(problem, Lower(CG(iters=2, warm=True)), memory=memory)
+        memory = found.memory
+
+    assert relative(found.grad, problem.answer) < 1e-6
+
+
+def test_rounding_is_repaired_by_restarts():
+    problem = two_levels(spd(12, 1e6, seed=1))
+    found = differentiate(problem, Lower(CG(tol=1e-13)))
+
+    assert relative(found.grad, problem.answer) < 1e-8
+
+
+def test_low_rank_hessian_is_recovered_by_a_sketch_of_its_rank():
+    c = normal(10, 3, seed=5)
+    problem = away(two_levels(c @ c.T))
+    h, b_x = problem.extra["h"], problem.extra["b_x"]
+    a = problem.theta["low"] - (two_levels(c @ c.T).theta["low"] - problem.extra["a"])
+    u = torch.linalg.solve(h + 0.1 * torch.eye(10, dtype=h.dtype), a)
+    expected = problem.theta["up"] - b_x.T @ u
+
+    assert relative(differentiate(problem, Lower(Nystrom(3, 0.1))).grad, expected) < 1e-10
+    assert relative(differentiate(problem, Lower(Nystrom(2, 0.1))).grad, expected) > 1e-3
+
+
+def test_dense_hessian_equals_autograd():
+    problem = ridge()
+    products = Products(problem.objectives["fit"], problem.theta, Frame({}), ("tune",))
+
+    assert relative(products.dense(), problem.extra["h"]) < 1e-13
+    assert relative(products.dense(chunk=2), problem.extra["h"]) < 1e-13
+    v = normal(6, seed=1)
+    assert relative(products.cross(v)["tune"], problem.extra["cross"] @ v) < 1e-12
+
+
+def test_an_operator_that_cannot_be_batched_gives_the_same_hessian():
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x**3
+
+        @staticmethod
+        def backward(ctx, g):
+            return 3 * g * ctx.saved_tensors[0] ** 2
+
+    problem = two_levels(spd(4, 3, seed=1))
+    low = problem.objectives["low"]
+    own = type(low)("low", ("low", "up"), lambda t: low.function(t) + Cube.apply(t["low"]).sum())
+    h = problem.extra["h"] + torch.diag(6 * problem.theta["low"])
+
+    assert relative(Products(own, problem.theta, Frame({})).dense(), h) < 1e-12
+
+
+def test_soba_follows_its_recursion():
+    h = spd(4, 5, seed=2)
+    problem = two_levels(h)
+    a, b_x = problem.extra["a"], problem.extra["b_x"]
+    u, memory = torch.zeros(4, dtype=h.dtype), {}
+    for _ in range(5):
+        found = differentiate(problem, Lower(SingleLoop(lr=0.4)), memory=memory)
+        assert relative(found.grad, problem.theta["up"] - b_x.T @ u) < 1e-12
+        u, memory = u - 0.4 * (h @ u - a), found.memory
+
+
+def test_ma_soba_averages_the_whole_direction():
+    h = spd(4, 5, seed=2)
+    problem = two_levels(h)
+    a, b_x = problem.extra["a"], problem.extra["b_x"]
+    u, d, memory = torch.zeros(4, dtype=h.dtype), None, {}
+    for _ in range(5):
+        found = differentiate(
+            problem, Lower(SingleLoop("ma_soba", lr=0.4, average=0.25)), memory=memory
+        )
+        direction = problem.theta["up"] - b_x.T @ u
+        d = direction if d is None else 0.75 * d + 0.25 * direction
+        assert relative(found.grad, d) < 1e-12
+        u, memory = u - 0.4 * (h @ u - a), found.memory
