@@ -14,9 +14,10 @@ A node that is used once and is short is written into the line of its user.
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from bettyc.expr import LEAVES, Graph, Node
 from bettyc.ops import OPS
@@ -38,7 +39,7 @@ NOUNS = {
     "add": "total", "sub": "gap", "mul": "scaled", "div": "ratio", "pow": "power", "neg": "minus",
     "matmul": "product", "index": "rows", "concat": "joined", "where": "chosen", "replicas": "all",
     "apply": "out", "real": "as_real", "expand": "wide", "reshape": "flat", "permute": "turned",
-    "and": "both", "or": "either", "not": "unless",
+    "sum": "sums", "and": "both", "or": "either", "not": "unless",
 }  # fmt: skip
 
 
@@ -51,6 +52,7 @@ def function(
     opaque: Opaque | None = None,
     sizes: Mapping[str, int] | None = None,
     autograd: bool = True,
+    given: Mapping[int, str] | None = None,
 ) -> str:
     """The text of a function that computes `outputs` (one value, or a tuple of several).
 
@@ -60,11 +62,22 @@ def function(
         of its operands; `replicas` gets none, its body is a function of its own.
     sizes: dims to write as numbers. The others are read off the shapes of the arguments.
     autograd: without it, `detach` is written as nothing.
+    given: nodes that are computed already and come as arguments of these names.
     """
-    return _Writer(graph, leaf, opaque, sizes or {}, autograd).write(name, outputs)
+    return _Writer(graph, leaf, opaque, sizes or {}, autograd, given or {}).write(name, outputs)
 
 
-def needed(graph: Graph, outputs: Sequence[int]) -> list[int]:
+def titles(graph: Graph, nodes: Sequence[int]) -> dict[int, str]:
+    """Names for nodes that one function returns and another is given."""
+    found: dict[int, str] = {}
+    for index in nodes:
+        base = NOUNS.get(graph[index].op, graph[index].op)
+        count = sum(name.rsplit("_", 1)[0] == f"fixed_{base}" for name in found.values())
+        found[index] = f"fixed_{base}_{count}"
+    return found
+
+
+def needed(graph: Graph, outputs: Sequence[int], given: Collection[int] = ()) -> list[int]:
     """The nodes that a function evaluates itself: bodies of replicas are other functions."""
     seen: set[int] = set()
     stack = list(outputs)
@@ -72,7 +85,7 @@ def needed(graph: Graph, outputs: Sequence[int]) -> list[int]:
         index = stack.pop()
         if index not in seen:
             seen.add(index)
-            if graph[index].op != "replicas":
+            if graph[index].op != "replicas" and index not in given:
                 stack.extend(graph[index].args)
     return sorted(seen)
 
@@ -87,11 +100,13 @@ class _Writer:
         opaque: Opaque | None,
         sizes: Mapping[str, int],
         autograd: bool,
+        given: Mapping[int, str],
     ) -> None:
         self.graph = graph
         self.leaf = leaf
         self.opaque = opaque
         self.autograd = autograd
+        self.given = given
         self.sizes: dict[str, Dim] = {k: number(v) for k, v in sizes.items()}
         self.texts: dict[int, tuple[str, int]] = {}  # text and how tightly it binds
         self.names: dict[int, str] = {}
@@ -100,7 +115,7 @@ class _Writer:
         self.lines: list[str] = []
 
     def write(self, name: str, outputs: Sequence[int]) -> str:
-        order = needed(self.graph, outputs)
+        order = needed(self.graph, outputs, self.given)
         arguments = self._leaves(order)
         self._dims(order)
         uses = self._uses(order, outputs)
@@ -125,8 +140,8 @@ class _Writer:
                 self.plain.add(index)
                 text = repr(value) if abs(value) != float("inf") else f"float('{value}')"
                 self.texts[index] = text, 3 if text.startswith("-") else ATOM
-            elif node.op in LEAVES:
-                text = self.leaf(index, node)
+            elif node.op in LEAVES or index in self.given:
+                text = self.given.get(index) or self.leaf(index, node)
                 self.texts[index] = text, ATOM
                 root = re.split(r"[.\[(]", text, maxsplit=1)[0]
                 self.taken.add(root)
@@ -150,7 +165,7 @@ class _Writer:
     def _uses(self, order: Sequence[int], outputs: Sequence[int]) -> dict[int, int]:
         uses = dict.fromkeys(order, 0)
         for index in order:
-            for arg in self.graph[index].args:
+            for arg in () if index in self.given else self.graph[index].args:
                 if arg in uses:
                     uses[arg] += 1
         for index in outputs:
@@ -161,7 +176,7 @@ class _Writer:
         """Write a node, into the lines or into its user's text."""
         node = self.graph[index]
         text, binding = self._lower(index, node)
-        if node.op == "size" or (node.op in NUMERIC and {*node.args} <= self.plain):
+        if node.op == "size" or ({*node.args} <= self.plain and self._takes_numbers(node)):
             self.plain.add(index)
         alias = binding == ATOM and text.isidentifier()
         if alias or (uses == 1 and len(text) <= SHORT and OPS[node.op].fusion != "opaque"):
@@ -222,9 +237,11 @@ class _Writer:
         return re.sub("\0(\\d+)\0", operand, text)
 
     def _takes_numbers(self, node: Node) -> bool:
-        """Whether Python numbers may stand for scalars: beside operators, and in one arm of `where`."""
+        """Whether Python numbers may be operands: beside operators, or in one arm of `where`."""
         if node.op == "where":
             return not {*node.args[1:]} <= self.plain
+        if node.op in ("div", "pow") and {*node.args} <= self.plain:
+            return False  # Python raises where torch says inf
         return node.op in NUMERIC
 
     def _scalar(self, index: int) -> str:
@@ -264,7 +281,8 @@ class _Writer:
 
     def _fresh(self, wanted: str) -> str:
         base = re.sub(r"\W", "_", wanted)
-        base = f"{base}_" if keyword.iskeyword(base) or base[:1].isdigit() else base
+        if keyword.iskeyword(base) or hasattr(builtins, base) or base[:1].isdigit():
+            base = f"{base}_"
         name, count = base, 1
         while name in self.taken:
             count += 1
@@ -275,7 +293,11 @@ class _Writer:
     def _head(self, body: Sequence[str], order: Sequence[int]) -> tuple[list[str], list[str]]:
         """Lines for dtype, device and dims that the body uses; dims that become arguments."""
         words = set(re.findall(r"[^\W\d]\w*", " ".join(line.split("  # ")[0] for line in body)))
-        leaves = [i for i in order if self.graph[i].op in LEAVES and self.graph[i].op != "const"]
+        leaves = [
+            i
+            for i in order
+            if i in self.given or (self.graph[i].op in LEAVES and self.graph[i].op != "const")
+        ]
         tensors = [(i, t) for i in leaves if isinstance(t := self.graph[i].type, Tensor)]
         head = []
         reals = [self.texts[i][0] for i, t in tensors if t.kind == "real"]

@@ -157,7 +157,6 @@ def _moved(setting: Setting, index: int, node: Node) -> Fact:
 def _summed(setting: Setting, index: int, node: Node) -> Fact:
     """Sums of entries: classes and convexity stay."""
     fact = setting.facts[node.args[0]]
-    scale = 1.0
     floor, definite = fact.floor, fact.definite
     if node.op == "mean":
         scale = _share(setting, node)
@@ -165,10 +164,7 @@ def _summed(setting: Setting, index: int, node: Node) -> Fact:
         definite = definite | frozenset(leaf for leaf, c in fact.floor.items() if c > 0)
     if node.op == "cumsum":
         floor, definite = {}, frozenset()
-    return replace(
-        fact, argument=None, place=None, diagonal=fact.place is not None or fact.diagonal,
-        gain={}, floor=floor, definite=definite,
-    )  # fmt: skip
+    return replace(fact, argument=None, place=None, gain={}, floor=floor, definite=definite)
 
 
 def _share(setting: Setting, node: Node) -> float:

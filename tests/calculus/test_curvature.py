@@ -14,6 +14,7 @@ import pytest
 import torch
 from operator_cases import compiled
 
+from bettyc.calculus.bounds import Bounds
 from bettyc.calculus.curvature import Curvature, classify
 from bettyc.expr import Graph, Node
 from bettyc.ops.term import Term
@@ -106,6 +107,9 @@ KNOWN: list[tuple[str, Callable[[World], Term], bool, float | None]] = [
     ("glm:exp", lambda v: mean(f("exp", v.z) - v.t * v.z), True, None),
     ("glm:log", lambda v: -f("log", v.z).sum(), True, None),
     ("glm:square(sigmoid)", lambda v: mean(f("square", f("sigmoid", v.z) - v.t)), False, None),
+    ("glm:pow", lambda v: mean(v.z**3.0), False, None),
+    ("glm:pow", lambda v: mean(v.z**4.0), True, None),
+    ("glm:pow", lambda v: mean(v.z**-1.0), False, None),
     ("glm:tanh", lambda v: mean(f("tanh", v.z)), False, None),
     ("glm:exp(diag)", lambda v: (f("exp", v.w) * f("square", v.lam)).sum(), True, None),
     ("glm:exp(diag) + quadratic(diag)",
@@ -127,7 +131,9 @@ KNOWN: list[tuple[str, Callable[[World], Term], bool, float | None]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "formula", "convex", "mu"), KNOWN, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("name", "formula", "convex", "mu"), KNOWN, ids=[f"{i}-{k[0]}" for i, k in enumerate(KNOWN)]
+)
 def test_known_classes(
     name: str, formula: Callable[[World], Term], convex: bool, mu: float | None
 ) -> None:
@@ -150,6 +156,33 @@ def test_strong_convexity_without_a_number() -> None:
     assert not classify(world.graph, wide.index, [world.w.index, world.u.index]).strongly
     weighted = (world.lam * f("square", world.w)).sum()
     assert not classify(world.graph, weighted.index, own).strongly
+
+
+def test_quotients_of_positive_variables() -> None:
+    world = World()
+    root, own = (world.s / world.a), [world.a.index]
+    positive = Bounds(0.0, strict=True)
+
+    def convex(domains: dict[int, Bounds], sign: float = 1.0) -> bool:
+        return classify(world.graph, (sign * root).index, own, domains=domains).convex
+
+    s, a = world.s.index, world.a.index
+    assert convex({s: positive, a: positive})
+    assert not convex({a: positive})
+    assert not convex({s: positive})
+    assert convex({s: Bounds(-2.0, 0.0), a: positive}, -1.0)
+    assert not convex({s: Bounds(-2.0, 0.0), a: positive})
+
+
+def test_a_choice_by_data_keeps_the_class_of_its_arms() -> None:
+    world = World()
+    condition = world.t.call("gt", 0.0)
+    both = mean(condition.call("where", f("softplus", world.z), f("exp", -world.z)))
+    found = classify(world.graph, both.index, [world.w.index])
+    assert (found.kind, found.convex) == ("glm", True)
+    verify(world.graph, both.index, found)
+    own = mean(world.z.call("gt", 0.0).call("where", world.z, world.t))
+    assert classify(world.graph, own.index, [world.w.index]).kind == "opaque"
 
 
 def test_maximising_turns_convexity_around() -> None:
@@ -240,7 +273,10 @@ def _sample(node: Node, generator: torch.Generator) -> torch.Tensor:
 
 # Random formulas ----------------------------------------------------------------------------------
 
-UNARY = ("exp", "sigmoid", "tanh", "softplus", "square", "neg", "abs", "relu", "sin", "log_softmax")
+UNARY = (
+    "exp", "sigmoid", "tanh", "softplus", "square", "neg", "abs", "relu", "sin", "log_softmax",
+    "elu", "leaky_relu", "softmax", "expm1", "cumsum",
+)  # fmt: skip
 BINARY = ("add", "sub", "mul", "maximum", "div")
 
 
@@ -249,6 +285,8 @@ def random_formula(seed: int) -> tuple[World, Term]:
     rng = random.Random(seed)
     world = World()
     pool = [
+        f("exp", world.lam) + 0.5,
+        -f("sigmoid", world.lam),
         world.w,
         world.w,
         world.u,
