@@ -1,4 +1,4 @@
-"""The graph of a program as people see it: levels, the edges between them, paths of the hypergradient.
+"""The graph of a program as people see it: levels, edges between them, paths of the hypergradient.
 
 `bettyc.hierarchy` infers who is above whom; this module puts the result into a NetworkX graph in
 which every edge knows the mention in the source that made it. An edge points along the flow of
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from bettyc.model import DataSet, Level, Model, Read, Ref, Value
+from bettyc.model import Level, Model, Read, Ref
 from bettyc.plan import Edge
 from bettyc.types import Dim, add, number, product
 
@@ -43,7 +43,8 @@ def edges(model: Model, hierarchy: Hierarchy, sources: Mapping[str, Source]) -> 
         for kind, lower, upper, read in _dependencies(hierarchy)
     ]
     found += [
-        _edge("sampling", reader, read, span, sources) for reader, read, span in _samples(model)
+        _edge("sampling", reader, read, span, sources)
+        for reader, read, span in _samples(model, sources)
     ]
     return tuple(sorted(found, key=lambda e: (rank[e.upper], rank[e.lower], e.kind)))
 
@@ -63,36 +64,28 @@ def _dependencies(h: Hierarchy) -> Iterator[tuple[str, str, str, Read]]:
                 yield "u2l", p, q, read
 
 
-def _samples(model: Model) -> Iterator[tuple[str, str, Span]]:
-    """Levels that draw from a source which reads a variable of another level: reader, read, place."""
+def _samples(model: Model, sources: Mapping[str, Source]) -> Iterator[tuple[str, str, Span]]:
+    """Levels that draw from a source which reads another level's variable: reader, read, place."""
     data = {d.name: d for d in model.data}
     parts = {part.name: split.of for split in model.splits for part in split.parts}
     draws = {d.name: d for d in model.draws}
     seen = set()
     for level in model.levels:
         for name in level.draws:
-            draw = draws.get(name)
-            if draw is None:
-                continue
+            draw = draws[name]
             source = data.get(parts.get(draw.of, draw.of))
-            refs = _refs(tuple(v for _, v in draw.options)) + (source.samples if source else ())
-            for ref in refs:
+            for ref in source.samples if source else ():
                 read = ref.path.split(".", 1)[0]
-                if read != level.name and (level.name, read) not in seen:
+                if source and read != level.name and (level.name, read) not in seen:
                     seen.add((level.name, read))
-                    yield level.name, read, _sampling_span(draw.span, source, ref)
+                    yield level.name, read, _mention(ref, source.span, sources)
 
 
-def _refs(value: Value) -> tuple[Ref, ...]:
-    if isinstance(value, Ref):
-        return (value,)
-    if isinstance(value, tuple):
-        return tuple(ref for v in value for ref in _refs(v))
-    return ()
-
-
-def _sampling_span(draw: Span, source: DataSet | None, ref: Ref) -> Span:
-    return source.span if source is not None and ref in source.samples else draw
+def _mention(ref: Ref, declared: Span, sources: Mapping[str, Source]) -> Span:
+    """Where a data source names a variable: the first mention from its declaration on."""
+    source = sources.get(declared.file)
+    start = source.text.find(ref.path, declared.start) if source is not None else -1
+    return declared._replace(start=start, end=start + len(ref.path)) if start >= 0 else declared
 
 
 def _edge(kind: str, lower: str, upper: str, span: Span, sources: Mapping[str, Source]) -> Edge:
@@ -112,7 +105,8 @@ def build(
     Node attributes: sense, variables (name and type as text), size (number of scalars, an int, the
     text of a formula in dims, or None for a network from Python), task (text or None).
     Edge attributes: those of `bettyc.plan.Edge`.
-    Graph attributes: name; order, from the lowest level to the highest; below, the levels under each.
+    Graph attributes: name; order, from the lowest level to the highest; below, the levels under
+    each.
     """
     import networkx
 
@@ -156,7 +150,7 @@ def variables(level: Level) -> tuple[tuple[str, str], ...]:
 
 
 def size(level: Level, sizes: Mapping[str, int | None]) -> int | str | None:
-    """Number of scalars that the level owns: a number, a formula in dims, or None if Python decides."""
+    """Number of scalars that a level owns: a number, a formula in dims, None if Python decides."""
     if any(network.extern for network in level.networks):
         return None
     known: dict[str, Dim] = {n: number(v) for n, v in sizes.items() if v is not None}
@@ -175,7 +169,7 @@ def paths(graph: networkx.MultiDiGraph[str], root: str, limit: int = 64) -> list
     import networkx
 
     inside = {root, *graph.graph["below"][root]}
-    # The root is split in two, so that a cycle through it becomes a path from one half to the other.
+    # The root is split in two, so that a cycle through it is a path from one half to the other.
     half: networkx.DiGraph[tuple[str, int]] = networkx.DiGraph()
     for start, end, kind in sorted(graph.edges(keys=True)):
         if kind in DIFFERENTIATED and start in inside and end in inside:

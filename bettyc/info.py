@@ -10,9 +10,9 @@ from typing import Any
 import bettyc
 from bettyc.diagnostics.span import Span
 from bettyc.driver import Checked
-from bettyc.graph import size, variables
 from bettyc.grammar import ast
-from bettyc.model import DataSet, Draw, Extern, Level, Model, Setting
+from bettyc.graph import size, variables
+from bettyc.model import DataSet, Draw, Extern, Level, Model, Part, Setting
 from bettyc.settings import show
 
 SCHEMA = 1
@@ -52,8 +52,7 @@ def _model(checked: Checked, m: Model) -> Json:
         "params": [_setting(checked, s) for s in m.params],
         "data": [_data(checked, d) for d in m.data],
         "splits": [
-            {"of": s.of, "parts": {p.name: {"fraction": p.fraction, "rows": str(p.rows)} for p in s.parts},
-             **_at(checked, s.span)}
+            {"of": s.of, "parts": {p.name: _part(p) for p in s.parts}, **_at(checked, s.span)}
             for s in m.splits
         ],
         "draws": [_draw(checked, d) for d in m.draws],
@@ -85,6 +84,10 @@ def _data(checked: Checked, d: DataSet) -> Json:
         "rows": None if d.rows is None else str(d.rows),
         **_at(checked, d.span),
     }
+
+
+def _part(p: Part) -> Json:
+    return {"fraction": p.fraction, "rows": str(p.rows)}
 
 
 def _draw(checked: Checked, d: Draw) -> Json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,10 @@ from bettyc.cli.common import (
     said,
     settings,
 )
+
+if TYPE_CHECKING:
+    from bettyc.diagnostics.model import Diagnostic
+    from bettyc.diagnostics.span import Source
 
 
 @click.command("check")
@@ -47,7 +51,9 @@ def _check(files: tuple[str, ...], s: Settings) -> tuple[int, set[str]]:
     """Check all files; the exit code, and every file that was read."""
     if s.emit:
         return _emit(files, s), set(files)
-    found, sources, unreadable = [], {}, 0
+    found: list[Diagnostic] = []
+    sources: dict[str, Source] = {}
+    unreadable = 0
     for path in files:
         try:
             checked = read_program(path, s)
@@ -65,13 +71,12 @@ def _check(files: tuple[str, ...], s: Settings) -> tuple[int, set[str]]:
     return (2 if unreadable else 1 if errors else 0), {*sources, *files}
 
 
-def _summarise(found: list[Any], count: int, s: Settings) -> None:
+def _summarise(found: list[Diagnostic], count: int, s: Settings) -> None:
     from bettyc.diagnostics.render import summary
 
     programs = f"{count} program{'s' if count != 1 else ''} checked"
-    said(
-        f"{'' if not found or s.format == 'concise' else chr(10)}{programs}: {summary(found) or 'ok'}"
-    )
+    gap = "\n" if found and s.format == "full" else ""
+    said(f"{gap}{programs}: {summary(found) or 'ok'}")
 
 
 def _emit(files: tuple[str, ...], s: Settings) -> int:

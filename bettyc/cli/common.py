@@ -45,7 +45,7 @@ def _apply(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
 
 
 def global_options(*formats: str) -> Callable[[F], F]:
-    """The options that every verb takes. `formats` are those of the verb's own output, first the default."""
+    """The options that every verb takes. `formats`: those of its own output, first the default."""
     known = tuple(dict.fromkeys((*formats, *FORMATS)))
     words = {f: f"of the output: {', '.join(formats)}; " for f in formats}.get("text", "")
     return _apply([
@@ -71,9 +71,11 @@ def program_options(function: F) -> F:
                      help='Read a data set from a file or source, e.g. all=x.npz. Repeatable.'),
         click.option("--mock", metavar="DIM=N,...", flag_value="", is_flag=False,
                      help="Give dims these sizes and make data from its types."),
-        click.option("-I", "include", multiple=True, metavar="DIR", type=click.Path(file_okay=False),
+        click.option("-I", "include", multiple=True, metavar="DIR",
+                     type=click.Path(file_okay=False),
                      help="Search Python modules here, after the program's folder. Repeatable."),
-        click.option("--stdin-filename", metavar="NAME", help="What messages call the standard input."),
+        click.option("--stdin-filename", metavar="NAME",
+                     help="What messages call the standard input."),
         click.option("--pedantic", is_flag=True, help="Also report matters of taste."),
         click.option("-W", "warn", multiple=True, metavar="CODE", help="Report CODE as a warning."),
         click.option("-A", "allow", multiple=True, metavar="CODE", help="Do not report CODE."),

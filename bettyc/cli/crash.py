@@ -16,7 +16,7 @@ import bettyc
 def report(arguments: Sequence[str]) -> str:
     """Write the report of the exception being handled; the message for the user.
 
-    The file goes to the current folder, or to the folder for temporary files where that is not writable.
+    The file goes to the current folder, or else to the one for temporary files.
     """
     text = "\n".join([
         f"bettyc {bettyc.__version__}, Python {platform.python_version()}, {platform.platform()}",
@@ -26,7 +26,8 @@ def report(arguments: Sequence[str]) -> str:
     ])  # fmt: skip
     name = f"bettyc-report-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     kind = sys.exc_info()[0]
-    said = f"error: bettyc failed ({kind.__name__ if kind else 'unknown'}); this is a bug, not your fault"
+    name_of_kind = kind.__name__ if kind else "unknown"
+    said = f"error: bettyc failed ({name_of_kind}); this is a bug, not your fault"
     for folder in (os.getcwd(), tempfile.gettempdir()):
         path = os.path.join(folder, name)
         try:

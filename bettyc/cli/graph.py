@@ -39,7 +39,8 @@ def command(file: str, why: str | None, output: str | None, **parameters: Any) -
     s = settings(parameters)
     checked = linked(sound(read_program(file, s), s), s)
     model, hierarchy = checked.model, checked.hierarchy
-    assert model is not None and hierarchy is not None
+    assert model is not None
+    assert hierarchy is not None
     if why is not None:
         click.echo(_why(why, model, hierarchy, checked.sources))
         return

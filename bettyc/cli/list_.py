@@ -14,7 +14,7 @@ from bettyc.cli.common import global_options, settings
 KINDS = ("functions", "optimizers", "strategies", "settings", "domains")
 Row = dict[str, Any]
 
-# Where a variable lives: `var x : real[n] in simplex`. The names are those of `bettyc.elaborate.levels`.
+# Where a variable lives: `var x : real[n] in simplex`; the names of `bettyc.elaborate.levels`.
 DOMAINS = {
     "positive": (
         "positive",
@@ -83,13 +83,13 @@ def _table(table: Mapping[str, type]) -> Iterator[Row]:
     from bettyc.settings import show
 
     for name, cls in table.items():
-        fields = [(f.name, f.default) for f in dataclasses.fields(cls)]
+        fields: list[tuple[str, Any]] = [(f.name, f.default) for f in dataclasses.fields(cls)]
         listed = ", ".join(f"{key} = {show(default)}" for key, default in fields)
         yield {
             "name": name,
             "signature": f"{name}({listed})" if listed else name,
             "doc": " ".join((cls.__doc__ or "").split()),
-            "arguments": {key: default for key, default in fields},
+            "arguments": dict(fields),
         }
 
 

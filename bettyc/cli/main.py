@@ -1,4 +1,4 @@
-"""The command `bettyc`: finds the verb, runs it, and turns what goes wrong into a message and an exit code."""
+"""The command `bettyc`: runs a verb, and gives what goes wrong a message and an exit code."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class Verbs(click.Group):
 @click.group(
     cls=Verbs,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 ok, 1 errors found, 2 usage or files, 3 a run failed, 101 a fault of bettyc,"
-    " 130 interrupted.",
+    epilog="Exit codes: 0 ok, 1 errors found, 2 usage or files, 3 a run failed,"
+    " 101 a fault of bettyc, 130 interrupted.",
 )
 def bettyc() -> None:
     """A compiler for multilevel optimization.

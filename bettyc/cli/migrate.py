@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bettyc.diagnostics.apply import apply_edits
 from bettyc.diagnostics.model import Edit
-
 from bettyc.grammar.parse import LANGUAGE, Parsed, parse
 
 # `.5`, `**`, `:=`, `'...'` and the version line; the parser knows what they should be.

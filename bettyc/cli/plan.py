@@ -50,7 +50,8 @@ def command(
         from bettyc.graph import build
         from bettyc.pictures import draw
 
-        assert checked.model is not None and checked.hierarchy is not None
+        assert checked.model is not None
+        assert checked.hierarchy is not None
         click.echo(draw(build(checked.model, checked.hierarchy, checked.sources), "dot"), nl=False)
     else:
         from bettyc.planner.text import text

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def bound(checked: Checked, s: Settings) -> Checked:
     """The program with its dims bound by its data, as far as that is at hand.
 
-    A plan can be looked at without the data; only sources named on the command line have to be there.
+    A plan can be looked at without the data; only what `--data` names has to be there.
     """
     from bettyc.link import link
 

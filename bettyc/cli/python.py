@@ -13,7 +13,8 @@ from bettyc.plan import Plan
 def source(plan: Plan) -> str:
     """One Python function per level, in the order of the plan, then one per metric.
 
-    Levels that maximize return the negative of their objective, as the runtime minimizes.
+    It is the text that the runtime executes. Levels that maximize return the negative of their
+    objective, as the runtime minimizes.
     """
     graph = plan.graph()
     parts = [
@@ -23,7 +24,7 @@ def source(plan: Plan) -> str:
     for name in plan.order:
         level = plan.model.level(name)
         node = level.objective if level.sense == "minimize" else graph.add("neg", level.objective)
-        parts += _functions(graph, node, f"{plain(name)}_objective")
+        parts += _functions(graph, node, plain(name))
     for metric in plan.model.metrics:
         parts += _functions(graph, metric.node, f"metric_{plain(metric.name)}")
     return "\n\n\n".join(parts) + "\n"
@@ -41,7 +42,8 @@ def _functions(graph: Graph, node: int, name: str) -> list[str]:
         title = plain(str(found.attr("name") or found.op))
         return f"{title}({', '.join(operands)})"
 
-    return [*bodies, emit.function(graph, [node], name=name, leaf=leaf, opaque=opaque).rstrip("\n")]
+    text = emit.function(graph, [node], name=name, leaf=leaf, opaque=opaque)
+    return [*bodies, text.rstrip("\n")]
 
 
 def leaf(index: int, node: Node) -> str:

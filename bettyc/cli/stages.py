@@ -39,7 +39,8 @@ def _stage(stage: str, checked: Checked, s: Settings, opt: int) -> str:
         from bettyc.graph import build
         from bettyc.pictures import draw
 
-        assert checked.model is not None and checked.hierarchy is not None
+        assert checked.model is not None
+        assert checked.hierarchy is not None
         return draw(build(checked.model, checked.hierarchy, checked.sources), "json")
     from bettyc.cli.planning import planned
 

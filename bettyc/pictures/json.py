@@ -20,7 +20,7 @@ def draw(graph: networkx.MultiDiGraph[str]) -> str:
 
 
 def content(graph: networkx.MultiDiGraph[str]) -> dict[str, Any]:
-    """The object as data. `size` is a number, a formula in dims, or null for a network from Python."""
+    """The object as data; `size` is a number, a formula in dims, or null if Python decides."""
     order = graph.graph["order"]
     return {
         "schema": SCHEMA,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from bettyc.graph import ends
 from bettyc.plan import Edge
@@ -35,7 +36,7 @@ class Wire:
 
 @dataclass
 class Item:
-    """A level, or a way point of a bundle, in a row. `left` and `right` are extents from its centre."""
+    """A level, or a way point of a bundle, in a row; `left` and `right` reach from its centre."""
 
     row: int
     left: float
@@ -48,7 +49,7 @@ class Item:
 
 @dataclass
 class Bundle:
-    """All edges between two levels; they run side by side. `items` lead from the upper to the lower."""
+    """All edges between two levels, side by side. `items` lead from the upper to the lower."""
 
     upper: str
     lower: str
@@ -129,7 +130,7 @@ def _thread(bundle: Bundle, items: Mapping[str, Item], rows: list[list[Item]]) -
     bundle.items = [upper, *points, lower]
     if upper.row == lower.row:
         return
-    for a, b in zip(bundle.items, bundle.items[1:], strict=False):
+    for a, b in pairwise(bundle.items):
         a.under.append(b)
         b.above.append(a)
 
@@ -165,7 +166,7 @@ def _centre(around: Sequence[Item], otherwise: float) -> float:
 def _place(row: Sequence[Item], wanted: Sequence[float], space: float = SPACE) -> None:
     """Move each item of a row as near to where it is wanted as its neighbours allow."""
     offsets = [0.0]
-    for a, b in zip(row, row[1:], strict=False):
+    for a, b in pairwise(row):
         offsets.append(offsets[-1] + a.right + space + b.left)
     blocks: list[tuple[float, int]] = []  # mean, length
     for want, offset in zip(wanted, offsets, strict=True):
@@ -183,7 +184,7 @@ def _heights(rows: Sequence[Sequence[Item]], bundles: Sequence[Bundle]) -> list[
     """The top of each row; a gap grows with the slant of what crosses it."""
     slant = [0.0] * len(rows)
     for bundle in bundles:
-        for a, b in zip(bundle.items, bundle.items[1:], strict=False):
+        for a, b in pairwise(bundle.items):
             slant[a.row] = max(slant[a.row], abs(a.x - b.x))
     tops = [0.0]
     for row, lean in zip(rows, slant, strict=True):

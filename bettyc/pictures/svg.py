@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from bettyc.graph import MEANING, ends, graph_edges
@@ -188,7 +189,7 @@ def _stars(plan: Layout) -> list[str]:
 
 def _curve(points: Sequence[tuple[float, float]]) -> str:
     text = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         if abs(x0 - x1) < 0.05 or y0 == y1:
             text += f" L{x1:.1f} {y1:.1f}"
         else:

@@ -29,7 +29,7 @@ def draw(graph: networkx.MultiDiGraph[str]) -> str:
 
 
 def order(graph: networkx.MultiDiGraph[str]) -> str:
-    """`pretrain < finetune < reweight`; a comma between levels of which neither is above the other."""
+    """`pretrain < finetune < reweight`; a comma between levels of which neither is above."""
     below = graph.graph["below"]
     text = ""
     previous = None

@@ -1,4 +1,4 @@
-"""A plan as people read it: what `bettyc plan` prints, with `why` also the reason for every choice."""
+"""A plan as people read it: what `bettyc plan` prints; with `why` the reason for each choice."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def _reasons(candidates: Sequence[Candidate], indent: str) -> Iterator[str]:
 
 
 def call(value: Call) -> str:
-    """`cg(tol = 1e-06)`: options that matter; zeros, which mean "choose", and flags that are off are left out."""
+    """`cg(tol = 1e-06)`; zeros, which mean "choose", and flags that are off are left out."""
     words = [show_value(v) for v in value.positional]
     words += [f"{k} = {show_value(v)}" for k, v in value.named if _matters(k, v)]
     return f"{value.name}({', '.join(words)})" if words else value.name

@@ -1,0 +1,173 @@
+"""The folder of a run: what was run, what came out, and from where it can go on.
+
+resolved.mlo            the program with all values from outside, formatted
+plan.json               the plan
+metrics.jsonl           one line per update of the top level
+checkpoints/            where a run can be resumed
+variables.safetensors   every variable at the end, named level.variable
+export.safetensors      those that `run.export` names
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bettyc.model import Call, Ref
+
+if TYPE_CHECKING:
+    from bettyc.plan import Plan
+    from bettyc.runtime.run import Output, Run
+
+
+class Folder:
+    """A new folder. Raises OSError if it cannot be made, `click.UsageError` if it is taken."""
+
+    def __init__(self, path: str | None, program: str) -> None:
+        self.path = _claim(path) if path is not None else _next(program)
+        self._metrics = open(self.file("metrics.jsonl"), "x", encoding="utf-8")  # noqa: SIM115
+        self._kept: list[str] = []
+        self._best: tuple[float, str] | None = None
+
+    def file(self, *name: str) -> str:
+        """The path of a file in it."""
+        return os.path.join(self.path, *name)
+
+    def begin(self, plan: Plan) -> None:
+        """Write what is run."""
+        for name, text in (("resolved.mlo", plan.source), ("plan.json", plan.to_json() + "\n")):
+            with open(self.file(name), "x", encoding="utf-8", newline="") as file:
+                file.write(text)
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Add a line to `metrics.jsonl`; it is on disk when this returns."""
+        self._metrics.write(json.dumps(line) + "\n")
+        self._metrics.flush()
+
+    def checkpoint(self, run: Run, step: int) -> str:
+        """Write a checkpoint of `step` finished updates; its path."""
+        os.makedirs(self.file("checkpoints"), exist_ok=True)
+        return str(run.save(self.file("checkpoints", f"step-{step:06d}.ckpt")))
+
+    def regular(self, run: Run, output: Output, setting: Call) -> None:
+        """What `checkpoint = every(n, keep, best, mode)` asks for after an update."""
+        n, keep = _count(setting, "n"), _count(setting, "keep")
+        step = output.step + 1
+        best = setting.get("best")
+        better = self._better(best, setting.get("mode"), output) if isinstance(best, Ref) else False
+        if not better and (n == 0 or step % n):
+            return
+        path = self.checkpoint(run, step)
+        if better and isinstance(best, Ref):
+            self._best = (_score(best, output), path)
+        self._kept = [*(k for k in self._kept if k != path), path]
+        kept_best = self._best[1] if self._best else None
+        while keep and len(self._kept) > keep:
+            oldest = next((k for k in self._kept if k != kept_best), None)
+            if oldest is None:
+                break
+            self._kept.remove(oldest)
+            os.remove(oldest)
+
+    def _better(self, best: Ref, mode: Any, output: Output) -> bool:
+        score = _score(best, output)
+        if math.isnan(score):
+            return False
+        sign = -1 if mode == "min" else 1
+        return self._best is None or sign * score > sign * self._best[0]
+
+    def end(self, run: Run, plan: Plan) -> None:
+        """Write the variables."""
+        from safetensors.torch import save_file
+
+        tensors = {
+            f"{level}.{name}": value.contiguous().cpu()
+            for level in plan.order
+            for name, value in run[level].values().items()
+        }
+        save_file(tensors, self.file("variables.safetensors"))
+        wanted = _exported(plan.model.setting("export"), tensors)
+        if wanted:
+            save_file({k: tensors[k] for k in wanted}, self.file("export.safetensors"))
+        self._metrics.close()
+
+
+def _count(setting: Call, name: str) -> int:
+    value = setting.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def _score(best: Ref, output: Output) -> float:
+    """The metric or level's loss that a checkpoint is judged by; NaN where it was not evaluated."""
+    level, _, field = best.path.partition(".")
+    if field == "loss":
+        return output.loss.get(level, math.nan)
+    return output.metrics.get(best.path, math.nan)
+
+
+def _exported(setting: Any, known: Mapping[str, Any]) -> list[str]:
+    """The tensors of the variables and networks that `export` names."""
+    refs = setting if isinstance(setting, tuple) else ()
+    paths = [r.path for r in refs if isinstance(r, Ref)]
+    return [k for k in known if any(k == p or k.startswith(f"{p}.") for p in paths)]
+
+
+def _claim(path: str) -> str:
+    """Make the folder that `-o` names; one with files in it is taken."""
+    os.makedirs(path, exist_ok=True)
+    if os.listdir(path):
+        raise click.UsageError(f"`{path}` has files in it; a run never overwrites another")
+    return path
+
+
+def _next(program: str) -> str:
+    """Make the next free `runs/PROGRAM-N`; two runs that start together get two."""
+    os.makedirs("runs", exist_ok=True)
+    number = 1 + max((_number(name, program) for name in os.listdir("runs")), default=0)
+    while True:
+        path = os.path.join("runs", f"{program}-{number}")
+        try:
+            os.mkdir(path)
+        except FileExistsError:
+            number += 1
+        else:
+            return path
+
+
+def _number(name: str, program: str) -> int:
+    tail = name.removeprefix(f"{program}-")
+    return int(tail) if name != tail and tail.isdecimal() else 0
+
+
+def line_of(output: Output) -> dict[str, Any]:
+    """An output as JSON; numbers that are not finite become null, as JSON has none."""
+    return {
+        "step": output.step,
+        "loss": _finite(output.loss),
+        "metrics": _finite(output.metrics),
+        "grad_norm": _finite(output.grad_norm),
+        "solves": [
+            {"level": r.level, "root": r.root, "strategy": r.strategy, "products": r.products,
+             "relative_residual": _number_or_null(r.relative_residual)}
+            for r in output.reports
+        ],
+    }  # fmt: skip
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: _number_or_null(value) for name, value in values.items()}
+
+
+def _number_or_null(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def listed(values: Mapping[str, float] | Sequence[tuple[str, float]]) -> str:
+    """`tune 0.0735, fit 0.041`."""
+    pairs = values.items() if isinstance(values, Mapping) else values
+    return ", ".join(f"{name} {value:.5g}" for name, value in pairs)

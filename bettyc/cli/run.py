@@ -1,0 +1,259 @@
+"""`bettyc run`: execute a program or a compiled plan."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bettyc.cli.common import (
+    Failed,
+    Settings,
+    global_options,
+    program_options,
+    read_program,
+    report,
+    said,
+    settings,
+    sound,
+)
+from bettyc.failures import InputError, RunError
+
+if TYPE_CHECKING:
+    from bettyc.api import CompiledPlan
+    from bettyc.cli.folder import Folder
+    from bettyc.cli.progress import Watcher
+    from bettyc.diagnostics.span import Source
+    from bettyc.runtime.run import Output, Run
+
+
+@click.command("run")
+@click.argument("file", metavar="FILE|-")
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    type=click.Path(file_okay=False),
+    help="Folder of the run; default runs/PROGRAM-N.",
+)
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed, in place of run.seed.")
+@click.option("--device", metavar="DEVICE", help="cpu, cuda or auto, in place of run.device.")
+@click.option(
+    "-O",
+    "opt",
+    type=click.IntRange(0, 2),
+    default=1,
+    show_default=True,
+    metavar="0|1|2",
+    help="0: plain autograd; 1: derivatives in closed form; 2: also compiled.",
+)
+@click.option(
+    "--resume",
+    metavar="CHECKPOINT",
+    type=click.Path(dir_okay=False),
+    help="Go on from a checkpoint of the same program.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Do everything up to the first step, and show the plan."
+)
+@click.option("--json-stream", is_flag=True, help="Print one JSON object per update on stdout.")
+@click.option("--no-python", is_flag=True, help="Refuse programs that name Python.")
+@program_options
+@global_options("text", "json")
+def command(
+    file: str,
+    output: str | None,
+    seed: int | None,
+    device: str | None,
+    opt: int,
+    resume: str | None,
+    dry_run: bool,
+    json_stream: bool,
+    no_python: bool,
+    **parameters: Any,
+) -> None:
+    """Run a program (.mlo) or a compiled plan (.mlop).
+
+    The folder of the run holds the resolved program, the plan, the metrics of every update, the
+    checkpoints and the final variables. Ctrl-C writes a checkpoint to resume from.
+    """
+    s = settings(parameters)
+    compiled, sources = _compiled(file, s, seed, device, opt, no_python)
+    if compiled is None:
+        return
+    try:
+        run = compiled.start(seed=seed, device=device, include=s.options.include)
+        if resume is not None:
+            _resume(run, resume)
+    except InputError as error:
+        report(error.diagnostics, sources, s)
+        raise Failed(1) from None
+    if dry_run:
+        from bettyc.planner.text import text
+
+        click.echo(text(compiled.plan))
+        return
+    from bettyc.cli.folder import Folder
+    from bettyc.cli.progress import watcher
+
+    folder = Folder(output, compiled.plan.model.name)
+    folder.begin(compiled.plan)
+    _execute(run, folder, watcher(json_stream, s.quiet, s.color), s, sources, json_stream)
+
+
+def _compiled(
+    file: str, s: Settings, seed: int | None, device: str | None, opt: int, no_python: bool
+) -> tuple[CompiledPlan | None, Mapping[str, Source]]:
+    """The plan to run; None when `--emit` printed something instead."""
+    from bettyc.api import MloError, Program
+
+    if file.endswith(".mlop"):
+        compiled = _read_plan(file, s)
+        _refuse(no_python, compiled.plan.model.externs)
+        return compiled, {}
+    checked = sound(read_program(file, s), s)
+    if s.emit:
+        from bettyc.cli.planning import bound
+        from bettyc.cli.stages import emit
+
+        emit(bound(checked, s), s, opt=opt)
+        return None, {}
+    assert checked.model is not None
+    _refuse(no_python, checked.model.externs)
+    try:
+        compiled = Program(checked).compile(device=device, opt=opt, seed=seed)
+    except MloError as error:
+        report(error.diagnostics, checked.sources, s)
+        raise Failed(1) from None
+    if not s.quiet:
+        for warning in compiled.plan.warnings:
+            said(f"warning: {warning}")
+    return compiled, checked.sources
+
+
+def _read_plan(file: str, s: Settings) -> CompiledPlan:
+    from bettyc.api import load_plan
+
+    o = s.options
+    if o.set or o.profile or o.config or o.data or o.mock is not None:
+        raise click.UsageError(
+            "a compiled plan is run as it is; give --set, --data ... to `compile`"
+        )
+    try:
+        return load_plan(file)
+    except (ValueError, KeyError, TypeError) as error:
+        said(f"error: `{file}` is not a plan that this bettyc can run: {error}")
+        raise Failed(2) from None
+
+
+def _refuse(no_python: bool, externs: Any) -> None:
+    if no_python and externs:
+        first = externs[0]
+        said(f'error: --no-python refuses `extern {first.kind} {first.name} from "{first.origin}"`')
+        raise Failed(2)
+
+
+def _resume(run: Run, path: str) -> None:
+    if not os.path.isfile(path):
+        said(f"error: cannot read `{path}`: No such file or directory")
+        raise Failed(2)
+    run.load(path)
+
+
+def _execute(
+    run: Run,
+    folder: Folder,
+    watch: Watcher,
+    s: Settings,
+    sources: Mapping[str, Source],
+    stream: bool,
+) -> None:
+    """Run to the end, or to whatever ends it, with the exit code that belongs to that."""
+    from bettyc.runtime.execute import Stopped
+    from bettyc.runtime.report import SolveError
+
+    began = time.monotonic()
+    last: Output | None = None
+    try:
+        with watch, _interrupts(run):
+            watch.begin(run.plan.model.name, run.total, run.step_count, folder.path)
+            for output in _outputs(run, folder, watch, s):
+                last = output
+    except Stopped:
+        path = folder.checkpoint(run, run.step_count)
+        said(f"interrupted; resume with: bettyc run ... --resume {path}")
+        raise Failed(130) from None
+    except InputError as error:
+        report(error.diagnostics, sources, s)
+        raise Failed(1) from None
+    except (RunError, SolveError) as error:
+        said(f"error: {error}")
+        raise Failed(3) from None
+    except MemoryError as error:
+        said(f"error: out of memory{f': {error}' if str(error) else ''}")
+        raise Failed(3) from None
+    folder.end(run, run.plan)
+    _result(run, folder, last, time.monotonic() - began, stream)
+
+
+def _outputs(run: Run, folder: Folder, watch: Watcher, s: Settings) -> Iterator[Output]:
+    """Every output, logged, shown, and checkpointed where the program asks for it."""
+    from bettyc.cli.folder import line_of
+    from bettyc.model import Call
+
+    setting = run.plan.model.setting("checkpoint")
+    told: set[str] = set()
+    for output in run:
+        folder.log(line_of(output))
+        watch.update(output)
+        if isinstance(setting, Call):
+            folder.regular(run, output, setting)
+        for solve in output.reports:
+            if solve.severe and not s.quiet and solve.note not in told:
+                told.add(solve.note)
+                said(f"warning: step {output.step}, through `{solve.level}`: {solve.note}")
+        yield output
+
+
+@contextmanager
+def _interrupts(run: Run) -> Iterator[None]:
+    """The first Ctrl-C stops the run where it can be resumed, the second stops it at once."""
+
+    def handle(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        run.interrupt()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _result(run: Run, folder: Folder, last: Output | None, seconds: float, stream: bool) -> None:
+    """What came out, on stdout."""
+    from bettyc.cli.folder import line_of, listed
+    from bettyc.cli.progress import tell
+
+    if stream:
+        content = line_of(last) if last is not None else {}
+        tell({"type": "end", **content, "seconds": round(seconds, 3), "folder": folder.path})
+        return
+    if last is None:
+        click.echo("nothing was left to do")
+        return
+    click.echo(f"program  {run.plan.model.name}")
+    click.echo(f"steps    {last.step + 1} of {run.total}, {seconds:.1f} s")
+    if last.stopped:
+        click.echo(f"stopped  {last.stopped}")
+    click.echo(f"loss     {listed(last.loss)}")
+    if last.metrics:
+        click.echo(f"metrics  {listed(last.metrics)}")
+    click.echo(f"folder   {folder.path}")
+    sys.stdout.flush()
