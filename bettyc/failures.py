@@ -27,8 +27,8 @@ class RunError(Exception):
 class DivergedError(RunError):
     """A loss, gradient or variable that is not finite.
 
-    level: whose. step: the update of the top level during which it happened, from 0. inner: the level's
-    own update since then, None where it is not known. cause: what was seen first.
+    level: whose. step: the update of the top level during which it happened, from 0. inner: the
+    level's own update since then, None where it is not known. cause: what was seen first.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
-"""What a data source holds, read off its header: shapes and kinds, so that dims are bound before anything runs.
+"""What a data source holds, read off its header: shapes and kinds, so that dims are bound before
+anything runs.
 
-torch-free; NumPy is not needed either: the headers of `.npy` and `.npz` are text, a `.csv` is scanned once.
-The values themselves are read and checked by `bettyc.runtime.data`.
+torch-free; NumPy is not needed either: the headers of `.npy` and `.npz` are text, a `.csv` is
+scanned once. The values themselves are read and checked by `bettyc.runtime.data`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ast
 import csv
 import io
+import itertools
 import struct
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -35,7 +37,9 @@ KINDS = {"f": "real", "i": "int", "u": "int", "b": "bool"}
 
 @dataclass(frozen=True)
 class Found:
-    """One column as it lies in the source. dtype is the source's word for it: `float64`, `<i8`, `text`."""
+    """One column as it lies in the source. dtype is the source's word for it: `float64`, `<i8`,
+    `text`.
+    """
 
     shape: tuple[int, ...]
     kind: str
@@ -45,7 +49,8 @@ class Found:
 def sizes(
     source: Call, declared: Type, folder: str, span: Span | None
 ) -> tuple[Type | None, list[Diagnostic]]:
-    """The declared type with every dim as the source has it; the caller binds names and compares numbers.
+    """The declared type with every dim as the source has it; the caller binds names and compares
+    numbers.
 
     None without diagnostics: nothing is known before the run (memory, sources from Python).
     """
@@ -73,7 +78,9 @@ def sizes(
 def columns(
     source: Call, declared: Type, folder: str, span: Span | None
 ) -> dict[str, Found] | None:
-    """Every declared column by its dotted name. Raises InputError (MLO0506) for what is not there."""
+    """Every declared column by its dotted name. Raises InputError (MLO0506) for what is not
+    there.
+    """
     readers = {"npz": _npz, "npy": _npy, "csv": _csv, "sklearn": _bundled}
     if source.name not in readers:
         return None
@@ -217,7 +224,9 @@ def _npy_header(data: bytes) -> Found:
 
 
 def open_csv(source: Call, folder: str, span: Span | None) -> Iterator[list[str]]:
-    """The rows of a csv file, its header first. Raises InputError where it is not text in columns."""
+    """The rows of a csv file, its header first. Raises InputError where it is not text in
+    columns.
+    """
     path = path_of(source, folder, span)
     delimiter = source.get("delimiter", ",")
     try:
@@ -244,8 +253,9 @@ def csv_fields(
 ) -> dict[str, list[int]]:
     """Which columns of the file each declared field takes.
 
-    `y` is the target, if one is named; `x` all columns that no other field takes; any other field the
-    column of its name. A field that is not declared takes nothing, so a target is never among the inputs.
+    `y` is the target, if one is named; `x` all columns that no other field takes; any other field
+    the column of its name. A field that is not declared takes nothing, so a target is never among
+    the inputs.
     """
     names = [name.strip() for name in header]
     target = source.get("target")
@@ -287,7 +297,7 @@ def _csv(source: Call, declared: Type, folder: str, span: Span | None) -> dict[s
     rows = open_csv(source, folder, span)
     header = next(rows)
     fields = csv_fields(source, header, declared, span)
-    kinds = {field: {k: "bool" for k in positions} for field, positions in fields.items()}
+    kinds = {field: dict.fromkeys(positions, "bool") for field, positions in fields.items()}
     order = ("bool", "int", "real", "text")
     count = 0
     for count, row in enumerate(rows, 1):
@@ -367,9 +377,11 @@ def bundled_shape(rows: int, width: int, axes: int) -> tuple[int, ...]:
 
 
 def counts(rows: int, fractions: Sequence[float]) -> list[int]:
-    """How many rows each part of a split has: cumulative fractions rounded, so that parts never overlap."""
+    """How many rows each part of a split has: cumulative fractions rounded, so that parts never
+    overlap.
+    """
     edges, cumulative = [0], 0.0
     for fraction in fractions:
         cumulative += fraction
         edges.append(min(rows, round(rows * cumulative)))
-    return [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(edges)]

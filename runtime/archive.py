@@ -19,8 +19,8 @@ SEPARATOR = "/"
 
 
 def write(path: Path, tree: dict[str, Any]) -> None:
-    """Write dicts, lists, numbers, strings, None and tensors, nested. Raises OSError where it cannot be written;
-    the file that was there before is then unharmed.
+    """Write dicts, lists, numbers, strings, None and tensors, nested. Raises OSError where it
+    cannot be written; the file that was there before is then unharmed.
     """
     tensors: dict[str, Tensor] = {}
     header = _pack(tree, "", tensors)
@@ -39,7 +39,9 @@ def write(path: Path, tree: dict[str, Any]) -> None:
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any]:
-    """What `write` wrote. Raises OSError, and ValueError for a file that is something else or is damaged."""
+    """What `write` wrote. Raises OSError, and ValueError for a file that is something else or is
+    damaged.
+    """
     try:
         with safetensors.safe_open(str(path), "pt", device="cpu") as file:
             header = json.loads((file.metadata() or {})["bettyc"])

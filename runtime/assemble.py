@@ -1,4 +1,6 @@
-"""From a plan to stages that can run: data loaded, Python imported, formulas compiled, feeds connected."""
+"""From a plan to stages that can run: data loaded, Python imported, formulas compiled, feeds
+connected.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from torch import Tensor
 
 from bettyc.diagnostics.registry import report
 from bettyc.failures import InputError
-from bettyc.model import DataSet, Draw, Formula as FormulaValue, Level, Ref
+from bettyc.model import DataSet, Draw, Level, Ref
+from bettyc.model import Formula as FormulaValue
 from bettyc.plan import Instruction, Plan, Repeat, Solve, Step, walk
 from bettyc.runtime import externs
 from bettyc.runtime.data.draw import Batches
@@ -28,7 +31,8 @@ from bettyc.runtime.seeds import seed_of
 from bettyc.runtime.stage import Stage
 from bettyc.runtime.state import State
 from bettyc.strategies import STRATEGIES
-from bettyc.types import Record, Tensor as TensorType, bind, number
+from bettyc.types import Record, bind, number
+from bettyc.types import Tensor as TensorType
 
 
 @dataclass
@@ -225,7 +229,9 @@ class _Assembler:
         return TaskBatch(level.name, draw, source, size, self.seed)
 
     def _sampled(self, data: DataSet) -> Callable[[int], Columns]:
-        """A source from Python that is called anew for each batch, with networks as they are then."""
+        """A source from Python that is called anew for each batch, with networks as they are
+        then.
+        """
         extern = next(e for e in self.plan.model.externs if e.name == data.source.name)
         found = self.linked.objects[extern.name]
         checker = self.loader.checker(data)
@@ -254,7 +260,9 @@ class _Assembler:
     def _owners(
         self, reads: Mapping[str, Mapping[str, list[tuple[str, str]]]]
     ) -> dict[str, list[Batches | TaskBatch]]:
-        """By level, what is used up by its update: draws and tasks belong to the highest level that reads them."""
+        """By level, what is used up by its update: draws and tasks belong to the highest level
+        that reads them.
+        """
         found: dict[str, list[Batches | TaskBatch]] = {name: [] for name in self.plan.order}
         for name, draw in self.draws.items():
             users = [q for q in self.plan.order if any(n == name for n, _ in reads[q]["batch"])]

@@ -1,8 +1,10 @@
-"""Everything that a run's future depends on, kept in memory or on disk; a resumed run has the same bits.
+"""Everything that a run's future depends on, kept in memory or on disk; a resumed run has the
+same bits.
 
-Variables, optimizer states, counters, samplers and the batches at hand, the frames between steps, recorded
-trajectories, solver memories, early stopping, the place in the program, and the random generators that the
-user's own code may use. What follows from the plan, the data and the seed is not kept.
+Variables, optimizer states, counters, samplers and the batches at hand, the frames between steps,
+recorded trajectories, solver memories, early stopping, the place in the program, and the random
+generators that the user's own code may use. What follows from the plan, the data and the seed is
+not kept.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ FORMAT = 1
 
 
 def capture(run: Run) -> dict[str, Any]:
-    """A copy of what changes. Streams keep what they give from here on, so that it can be given again."""
+    """A copy of what changes. Streams keep what they give from here on, so that it can be given
+    again.
+    """
     return {
         "state": run.state.snapshot(),
         "draws": {name: draw.hold() for name, draw in run.draws.items()},

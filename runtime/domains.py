@@ -7,10 +7,10 @@ r"""Domains of variables: four are reparametrisations of a free tensor u, two ar
     ball(p, r)       the nearest point with norm at most r, for p = 1, 2, inf
     box(a, b)        each entry clipped to [a, b]
 
-A simplex of k entries has k - 1 free ones (isometric log-ratio coordinates, Egozcue et al. 2003), so
-that the Hessian is not singular where the objective's is not; gradient steps on u are those on the k
-logits. Reparametrisations act on the last axis or entry by entry and are smooth; projections are applied
-after each update.
+A simplex of k entries has k - 1 free ones (isometric log-ratio coordinates, Egozcue et al. 2003),
+so that the Hessian is not singular where the objective's is not; gradient steps on u are those on
+the k logits. Reparametrisations act on the last axis or entry by entry and are smooth;
+projections are applied after each update.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The loop: interprets the program of a plan, instruction by instruction.
 
-`position` says where it is: for every nesting the index of the instruction and, inside a repeat, the number
-of the round. A run that is resumed begins there.
+`position` says where it is: for every nesting the index of the instruction and, inside a repeat,
+the number of the round. A run that is resumed begins there.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Program = tuple[Instruction, ...]
 class Executor:
     """Runs `program` on `stages`.
 
-    moved: called with a level's name after each of its updates. interrupted: asked after each update; when it
-    says so, the loop stops where it can be resumed, by raising Stopped.
+    moved: called with a level's name after each of its updates. interrupted: asked after each
+    update; when it says so, the loop stops where it can be resumed, by raising Stopped.
     """
 
     def __init__(
@@ -38,7 +38,9 @@ class Executor:
         self._resume: list[int] = []
 
     def resume(self, position: list[int], step: int) -> None:
-        """Begin at a position that an earlier run was left in; `step` updates of the top level are done."""
+        """Begin at a position that an earlier run was left in; `step` updates of the top level
+        are done.
+        """
         self._resume = list(position)
         self.step = step
 
@@ -59,7 +61,9 @@ class Executor:
                 yield self.step - 1
 
     def _run(self, body: Program) -> bool:
-        """Execute a body; True where a level met its `stop`, which ends the repeat that it is the last of."""
+        """Execute a body; True where a level met its `stop`, which ends the repeat that it is the
+        last of.
+        """
         position = self.position
         depth = len(position)
         position.append(0)
@@ -112,7 +116,9 @@ class Executor:
         return met
 
     def respond(self, level: str) -> None:
-        """Bring the levels below to their responses: what the program does before the level's own update."""
+        """Bring the levels below to their responses: what the program does before the level's own
+        update.
+        """
         body, index = _enclosing(self.program, level)
         kept = self.position, self._resume, self.interrupted
         self.position, self._resume, self.interrupted = [], [], lambda: False

@@ -1,8 +1,9 @@
 """What each level's objective sees besides variables: its frame, renewed when its batches are.
 
-A draw belongs to the highest level that uses it. A level that steps asks for the next frame: draws that
-their owner has used up are drawn anew, the others stay. So a shared batch is the same for a whole period,
-and everything between two steps of a level, its solves included, sees one and the same frame.
+A draw belongs to the highest level that uses it. A level that steps asks for the next frame:
+draws that their owner has used up are drawn anew, the others stay. So a shared batch is the same
+for a whole period, and everything between two steps of a level, its solves included, sees one and
+the same frame.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from bettyc.runtime.seeds import seed_of
 
 
 class TaskBatch:
-    """The tasks that the replicas of a `foreach` level work on; one batch per update of the level above."""
+    """The tasks that the replicas of a `foreach` level work on; one batch per update of the level
+    above.
+    """
 
     def __init__(self, level: str, draw: Draw, source: Tasks, size: int, seed: int) -> None:
         self.level = level
@@ -71,8 +74,9 @@ class TaskBatch:
 class Feed:
     """The frames of one level.
 
-    columns: fixed columns that the objective reads. draws, tasks: what it reads that is drawn. buffers: the
-    run's module buffers, or None where the objective reads none. seeded: whether it draws random masks.
+    columns: fixed columns that the objective reads. draws, tasks: what it reads that is drawn.
+    buffers: the run's module buffers, or None where the objective reads none. seeded: whether it
+    draws random masks.
     """
 
     def __init__(
@@ -138,8 +142,8 @@ class Feed:
 
 
 def leaves(graph: Graph, roots: Sequence[int]) -> dict[str, list[tuple[str, str]]]:
-    """What formulas read: `data` as (name, field), `batch` as (draw, field), `task` as (level, field),
-    `owned` as (level, variable or network).
+    """What formulas read: `data` as (name, field), `batch` as (draw, field), `task` as (level,
+    field), `owned` as (level, variable or network).
     """
     found: dict[str, list[tuple[str, str]]] = {"data": [], "batch": [], "task": [], "owned": []}
     for index in graph.reachable(roots):

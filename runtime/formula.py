@@ -1,7 +1,8 @@
-"""Formulas of the plan as torch functions: emitted text, compiled once, shown as it is in tracebacks.
+"""Formulas of the plan as torch functions: emitted text, compiled once, shown as it is in
+tracebacks.
 
-For each formula two functions are written: the formula over its tensors, and the one that takes those
-out of the flat buffers and the frame:
+For each formula two functions are written: the formula over its tensors, and the one that takes
+those out of the flat buffers and the frame:
 
     def fit(w, train_x, train_y, tune_log_wd): ...
     def fit_at(theta, frame):
@@ -40,10 +41,11 @@ GLOBALS: dict[str, Any] = {
 
 
 class Formula:
-    """A formula of flat variables and a frame; for an objective, `bettyc.runtime.objective.Objective`.
+    """A formula of flat variables and a frame; for an objective,
+    `bettyc.runtime.objective.Objective`.
 
-    text: the Python source. buffers: what the last evaluation left in the module buffers it read, copies
-    that the executor may keep after a step (`buffers[level.module][name]`).
+    text: the Python source. buffers: what the last evaluation left in the module buffers it read,
+    copies that the executor may keep after a step (`buffers[level.module][name]`).
     """
 
     def __init__(
@@ -112,7 +114,9 @@ def build(
     train: bool = True,
     autocast: torch.dtype | None = None,
 ) -> Formula:
-    """A function of the plan's graph. train: networks and masks as in training, not as in evaluation."""
+    """A function of the plan's graph. train: networks and masks as in training, not as in
+    evaluation.
+    """
     writer = _Writer(linked, train)
     writer.write(name, outputs)
     text = "\n\n".join(writer.parts)

@@ -16,8 +16,9 @@ from bettyc.runtime.seeds import generator
 def initial(value: Value, shape: tuple[int, ...], domain: Call | None, *seed: int | str) -> Tensor:
     """The free tensor that a variable starts from, double precision, on the CPU.
 
-    value: a number, nested lists of numbers, or a call such as `gaussian(std = 0.1)`; None is the middle
-    of the domain. seed: names the draw, for random ones. Raises ValueError outside the domain.
+    value: a number, nested lists of numbers, or a call such as `gaussian(std = 0.1)`; None is the
+    middle of the domain. seed: names the draw, for random ones. Raises ValueError outside the
+    domain.
     """
     if value is None:
         return _middle(domain, shape)
@@ -66,7 +67,9 @@ def _random(
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Fan in and fan out as torch counts them: axis 1 in, axis 0 out, times the kernel; a vector is both."""
+    """Fan in and fan out as torch counts them: axis 1 in, axis 0 out, times the kernel; a vector
+    is both.
+    """
     if len(shape) < 2:
         size = math.prod(shape)
         return size, size

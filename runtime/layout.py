@@ -1,8 +1,9 @@
 """Where each variable of a level lies in the level's flat buffer.
 
-A level's trainable variables are one contiguous free tensor theta of shape (size,); those that match a
-pattern of the setting `freeze` stand in a second one that no update touches. A network from Python
-contributes one slot per parameter, named `net.fc.weight`, in the order of `named_parameters`.
+A level's trainable variables are one contiguous free tensor theta of shape (size,); those that
+match a pattern of the setting `freeze` stand in a second one that no update touches. A network
+from Python contributes one slot per parameter, named `net.fc.weight`, in the order of
+`named_parameters`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from bettyc.types import Dim, bind, number
 
 @dataclass(frozen=True)
 class Slot:
-    """One variable. `shape` is of its value, `free` of the free tensor behind it; [start, stop) of the
-    buffer, or of the frozen one where not `trainable`.
+    """One variable. `shape` is of its value, `free` of the free tensor behind it; [start, stop)
+    of the buffer, or of the frozen one where not `trainable`.
     """
 
     name: str
@@ -61,7 +62,7 @@ class Layout:
     def value(self, slot: Slot, theta: Tensor, frozen: Tensor | None) -> Tensor:
         """One variable; leading axes of theta (replicas) are kept."""
         source = theta if slot.trainable or frozen is None else frozen
-        u = source[..., slot.start : slot.stop].reshape(*source.shape[:-1], *slot.free)
+        u = source[..., slot.start : slot.stop].reshape((*source.shape[:-1], *slot.free))
         return transformed(slot.domain, u)
 
     def pack(self, values: Mapping[str, Tensor], trainable: bool = True) -> Tensor:
@@ -70,7 +71,9 @@ class Layout:
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
 
     def project(self, theta: Tensor) -> Tensor:
-        """theta with every ball and box variable moved to its nearest point; theta itself without any."""
+        """theta with every ball and box variable moved to its nearest point; theta itself without
+        any.
+        """
         if not self.projected:
             return theta
         pieces = []
@@ -161,7 +164,9 @@ def concrete(shape: tuple[Dim, ...]) -> tuple[int, ...]:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """`bn.*` matches parameters of any network of the level: with or without the network's own name."""
+    """`bn.*` matches parameters of any network of the level: with or without the network's own
+    name.
+    """
     return fnmatchcase(name, pattern) or fnmatchcase(name.partition(".")[2], pattern)
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from bettyc.expr import Graph
-from bettyc.model import Extern, Level, Network as Declared
+from bettyc.model import Extern, Level
+from bettyc.model import Network as Declared
 from bettyc.plan import Plan
 from bettyc.runtime import externs
 from bettyc.runtime.layout import Layout, layout
@@ -31,8 +32,9 @@ DTYPES = {
 class Linked:
     """What does not change while a plan runs.
 
-    sizes: values of the dims. networks: by "level.name", those from Python. functions: `extern fn`s by
-    name. objects: what every extern names. dtype: of `real`; bf16 and fp16 keep fp32 variables.
+    sizes: values of the dims. networks: by "level.name", those from Python. functions: `extern
+    fn`s by name. objects: what every extern names. dtype: of `real`; bf16 and fp16 keep fp32
+    variables.
     """
 
     plan: Plan
@@ -105,7 +107,9 @@ def _build(
 
 
 def _parameter_counts(graph: Graph, networks: Mapping[str, Network]) -> dict[str, int]:
-    """Lengths of the vectors that `params(net)` gives for networks from Python: dims with made-up names."""
+    """Lengths of the vectors that `params(net)` gives for networks from Python: dims with made-up
+    names.
+    """
     from fnmatch import fnmatchcase
 
     from bettyc.types import Tensor

@@ -45,7 +45,9 @@ class Network:
         return Caller(self, train)
 
     def load(self, values: Sequence[Tensor], buffers: Mapping[str, Tensor]) -> nn.Module:
-        """The module itself with these parameters, in the order of `names`, and buffers copied into it."""
+        """The module itself with these parameters, in the order of `names`, and buffers copied
+        into it.
+        """
         with torch.no_grad():
             for name, value in zip(self.names, values, strict=True):
                 self.module.get_parameter(name).copy_(value)
@@ -55,8 +57,8 @@ class Network:
 
 
 class Caller:
-    """Calls a network in training or in evaluation mode. Buffers are those of the frame, and only those
-    change; random masks come from the evaluation's seed.
+    """Calls a network in training or in evaluation mode. Buffers are those of the frame, and only
+    those change; random masks come from the evaluation's seed.
     """
 
     def __init__(self, network: Network, train: bool) -> None:

@@ -38,9 +38,10 @@ from bettyc.strategies import make
 class Output:
     """What one update of the top level did.
 
-    step: its number, from 0. loss: each level's objective at its last gradient, as the program writes it
-    (`maximize` included); of a `foreach` level the mean over replicas. metrics: empty where they were not
-    evaluated. reports: one per solve of the hypergradients. stopped: why the run ends here, or nothing.
+    step: its number, from 0. loss: each level's objective at its last gradient, as the program
+    writes it (`maximize` included); of a `foreach` level the mean over replicas. metrics: empty
+    where they were not evaluated. reports: one per solve of the hypergradients. stopped: why the
+    run ends here, or nothing.
     """
 
     step: int
@@ -52,8 +53,8 @@ class Output:
 
 
 class Gradients(dict[str, Tensor]):
-    """A hypergradient by variable name, in the free coordinates of each variable; `flat` is all of it,
-    shape (size,); `loss` the objective; `report` one certificate per solve.
+    """A hypergradient by variable name, in the free coordinates of each variable; `flat` is all
+    of it, shape (size,); `loss` the objective; `report` one certificate per solve.
     """
 
     def __init__(self, values: Mapping[str, Tensor], found: Hypergradient) -> None:
@@ -136,7 +137,9 @@ class Run:
         return next(self._outputs)
 
     def step(self) -> Output:
-        """One update of the top level, with all that comes before it. Raises StopIteration at the end."""
+        """One update of the top level, with all that comes before it. Raises StopIteration at the
+        end.
+        """
         return next(self)
 
     def to_end(self) -> Output | None:
@@ -147,8 +150,9 @@ class Run:
         return last
 
     def interrupt(self) -> None:
-        """Ask the run to stop after the update at hand: the iterator then raises Stopped, and `save` writes a
-        checkpoint from which it continues with the same bits. Safe to call from a signal handler.
+        """Ask the run to stop after the update at hand: the iterator then raises Stopped, and
+        `save` writes a checkpoint from which it continues with the same bits. Safe to call from a
+        signal handler.
         """
         self._stop_asked = True
 
@@ -210,9 +214,9 @@ class Run:
     def hypergrad(self, level: str, respond: bool = True) -> Gradients:
         """The derivative of the level's objective along the responses of the levels below it.
 
-        respond: first bring those levels to their responses, as the program would before the level moves.
-        The run is left as it was: variables, samplers and random numbers. Raises KeyError for a level that
-        the program does not move.
+        respond: first bring those levels to their responses, as the program would before the
+        level moves. The run is left as it was: variables, samplers and random numbers. Raises
+        KeyError for a level that the program does not move.
         """
         if level not in self.stages:
             raise KeyError(f"no level `{level}`; there are {', '.join(self.plan.order)}")
@@ -228,7 +232,7 @@ class Run:
         for slot in stage.layout.slots:
             if slot.trainable:
                 part = found.grad[..., slot.start : slot.stop] * stage.sign
-                values[slot.name] = part.reshape(*part.shape[:-1], *slot.free)
+                values[slot.name] = part.reshape((*part.shape[:-1], *slot.free))
         signed = Hypergradient(found.grad * stage.sign, found.loss * stage.sign, found.reports)
         return Gradients(values, signed)
 
@@ -309,8 +313,8 @@ class Run:
     # Variables and checkpoints
 
     def __getitem__(self, level: str) -> Variables:
-        """The variables of a level: `run["tune"].log_wd`, a tensor in natural units; `run["student"].net`, the
-        module. Raises KeyError for a level that is not there.
+        """The variables of a level: `run["tune"].log_wd`, a tensor in natural units;
+        `run["student"].net`, the module. Raises KeyError for a level that is not there.
         """
         if level not in self.stages:
             raise KeyError(f"no level `{level}`; there are {', '.join(self.plan.order)}")

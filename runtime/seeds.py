@@ -1,7 +1,7 @@
 """Seeds: every random choice has its own, derived from the run's seed and what the choice is for.
 
-So no choice depends on how many others were made before it, and a run can be resumed at any point from
-counters alone. Numbers are drawn on the CPU in double precision: the same on every device.
+So no choice depends on how many others were made before it, and a run can be resumed at any point
+from counters alone. Numbers are drawn on the CPU in double precision: the same on every device.
 """
 
 from __future__ import annotations

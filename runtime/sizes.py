@@ -1,4 +1,6 @@
-"""Sizes of data that only Python can tell: values in memory, and sources that are Python functions."""
+"""Sizes of data that only Python can tell: values in memory, and sources that are Python
+functions.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ def shapes_of(
     given: Mapping[str, Any],
     include: Sequence[str] = (),
 ) -> dict[str, types.Type]:
-    """The types of the data sets named in `data` or read by a source from Python, every dim a number.
+    """The types of the data sets named in `data` or read by a source from Python, every dim a
+    number.
 
     Splits are left out of account; a data set whose rows are not counted (a stream) is left out.
     Raises InputError.

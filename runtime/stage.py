@@ -1,7 +1,7 @@
 """One level while a plan runs: its gradient, its update, its solve, its start.
 
-The update is one function, used by the executor without a graph and by strategies that replay the inner
-steps with one, so that a replay has the bits of the run.
+The update is one function, used by the executor without a graph and by strategies that replay the
+inner steps with one, so that a replay has the bits of the run.
 """
 
 from __future__ import annotations
@@ -190,14 +190,18 @@ class Stage:
         return self.options.lr(seen, self.theta)
 
     def scale(self) -> Tensor | None:
-        """A positive approximation of diag(H), shape of theta: the root of the second moment, as Adam divides."""
+        """A positive approximation of diag(H), shape of theta: the root of the second moment, as
+        Adam divides.
+        """
         moment = self.state.optimizer[self.name].get("v")
         if moment is None or not self.state.updates[self.name]:
             return None
         return moment.sqrt() + float(self.options.fixed.get("eps", 1e-8))
 
     def assign(self, values: Mapping[str, Tensor]) -> None:
-        """Give variables new values, in natural units. Raises ValueError for a wrong name, shape or value."""
+        """Give variables new values, in natural units. Raises ValueError for a wrong name, shape
+        or value.
+        """
         theta = self.theta[self.name].clone()
         for name, value in values.items():
             slot = next((s for s in self.layout.slots if s.name == name and s.trainable), None)
@@ -209,7 +213,7 @@ class Stage:
                 raise ValueError(
                     f"`{self.name}.{name}` has shape {slot.shape}, not {tuple(tensor.shape)}"
                 )
-            theta[..., slot.start : slot.stop] = free(slot.domain, tensor).reshape(*lead, -1)
+            theta[..., slot.start : slot.stop] = free(slot.domain, tensor).reshape((*lead, -1))
         self.theta[self.name] = theta
 
     def _arrived(self, grad: Tensor) -> bool:
@@ -274,7 +278,9 @@ class Stage:
         return value.detach(), grad
 
     def _over_replicas(self, frame: Frame) -> Tensor:
-        """The sum of the replicas' objectives: its gradient in (replicas, size) is each replica's own."""
+        """The sum of the replicas' objectives: its gradient in (replicas, size) is each replica's
+        own.
+        """
         rows = self.theta[self.name].unbind()
         total: Tensor | None = None
         for i, row in enumerate(rows):
@@ -284,7 +290,9 @@ class Stage:
         return total
 
     def keep_buffers(self) -> None:
-        """Keep what the last evaluation of the objective made of the buffers of the level's own networks."""
+        """Keep what the last evaluation of the objective made of the buffers of the level's own
+        networks.
+        """
         for key, buffers in self.objective.buffers.items():
             if key.partition(".")[0] == self.name and buffers:
                 self.state.buffers[key] = buffers
@@ -310,16 +318,18 @@ class Stage:
         self.state.updates[self.name] += 1
 
     def _descend(self) -> None:
-        stop = self.plan.stop
+        """Updates until `stop` is met, or `steps` of them where both are given."""
+        stop, steps = self.plan.stop, self.plan.steps
         if stop is None:
             raise RunError(f"level `{self.name}` has neither `steps` nor a `stop`")
-        for _ in range(ENDLESS):
+        for _ in range(steps or ENDLESS):
             if not self.step():
                 return
-        raise RunError(
-            f"level `{self.name}` did not reach grad_norm < {stop:g} in {ENDLESS} updates;"
-            " raise its learning rate, loosen `stop` or set `steps`"
-        )
+        if steps is None:
+            raise RunError(
+                f"level `{self.name}` did not reach grad_norm < {stop:g} in {ENDLESS} updates;"
+                " raise its learning rate, loosen `stop` or set `steps`"
+            )
 
     def _keep(self) -> int:
         truncate = dict(self.plan.strategy.named).get("truncate") or 0
@@ -353,7 +363,8 @@ class _Problem:
 
 
 def clipped(grad: Tensor, largest: float) -> Tensor:
-    """The gradient scaled down to norm `largest` (torch.nn.utils.clip_grad_norm_), without a host sync.
+    """The gradient scaled down to norm `largest` (torch.nn.utils.clip_grad_norm_), without a host
+    sync.
 
     Each replica of a `foreach` level has its own norm.
     """

@@ -1,4 +1,6 @@
-"""Everything that changes while a plan runs, apart from samplers: one flat tensor per level and what goes with it."""
+"""Everything that changes while a plan runs, apart from samplers: one flat tensor per level and
+what goes with it.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,10 @@ from bettyc.runtime.link import Linked
 class State:
     """theta: the free variables of each level, (size,) or (replicas, size) of a `foreach` level.
 
-    optimizer: tensors of each level's optimizer. gradients: how many gradients that state has seen.
-    updates: updates of each level since the run began. starts: how often its inner loop began.
-    buffers: "level.net" -> module buffers; level -> {"frozen": flat tensor}; "ema" -> averages by node.
-    memory: what strategies keep between solves.
+    optimizer: tensors of each level's optimizer. gradients: how many gradients that state has
+    seen. updates: updates of each level since the run began. starts: how often its inner loop
+    began. buffers: "level.net" -> module buffers; level -> {"frozen": flat tensor}; "ema" ->
+    averages by node. memory: what strategies keep between solves.
     """
 
     theta: dict[str, Tensor] = field(default_factory=dict)

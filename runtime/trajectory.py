@@ -1,7 +1,9 @@
-"""The inner updates since a level's last start, kept for strategies that differentiate through them.
+"""The inner updates since a level's last start, kept for strategies that differentiate through
+them.
 
-Recorded only for levels whose strategy asks for it; see `bettyc.runtime.strategies.system.Trajectory` for
-the contract. With `accumulate`, a step here is one gradient; the update happens at the last of a group.
+Recorded only for levels whose strategy asks for it; see
+`bettyc.runtime.strategies.system.Trajectory` for the contract. With `accumulate`, a step here is
+one gradient; the update happens at the last of a group.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ Advance = Callable[[Tensor, Tensor, Tensors, int, Mapping[str, Tensor]], tuple[T
 
 
 class Record(NamedTuple):
-    """One gradient: where it was taken (None but for records that may come first), what it saw, and how
-    many gradients the optimizer's state had seen before.
+    """One gradient: where it was taken (None but for records that may come first), what it saw,
+    and how many gradients the optimizer's state had seen before.
     """
 
     theta: Tensor | None
@@ -36,9 +38,9 @@ class Record(NamedTuple):
 class Trajectory:
     """The updates of one level since its last start, or since the level above last moved.
 
-    advance: one step of the optimizer. origin: theta at the start as a function of the other levels
-    (`start = copy(...)`), None where it does not depend on them. keep: forget all but the last so many
-    gradients, 0 for none.
+    advance: one step of the optimizer. origin: theta at the start as a function of the other
+    levels (`start = copy(...)`), None where it does not depend on them. keep: forget all but the
+    last so many gradients, 0 for none.
     """
 
     apply: Advance
@@ -57,7 +59,9 @@ class Trajectory:
     def add(
         self, theta: Tensor, state: Tensors, frame: Frame, below: Mapping[str, Tensor], count: int
     ) -> None:
-        """Note a gradient. Tensors are kept, not copied: a recorded level is updated out of place."""
+        """Note a gradient. Tensors are kept, not copied: a recorded level is updated out of
+        place.
+        """
         whole = bool(self.keep) or not self.records
         self.records.append(
             Record(theta if whole else None, state if whole else None, frame, below, count)

@@ -11,9 +11,9 @@ from bettyc.runtime.stage import Stage
 
 
 class Variables:
-    """`run["fit"].w`: a copy of the value, of its declared shape (with a leading axis of replicas for a `foreach`
-    level), in natural units where the variable has a domain. A network from Python is a module of its own, a
-    built-in network a dict of its parameters by name.
+    """`run["fit"].w`: a copy of the value, of its declared shape (with a leading axis of replicas
+    for a `foreach` level), in natural units where the variable has a domain. A network from
+    Python is a module of its own, a built-in network a dict of its parameters by name.
     """
 
     def __init__(self, stage: Stage) -> None:

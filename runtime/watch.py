@@ -1,7 +1,8 @@
-"""Numbers that are not finite: found once per update of the top level, named by level, update and cause.
+"""Numbers that are not finite: found once per update of the top level, named by level, update and
+cause.
 
-Losses are kept as tensors while a period runs and looked at together at its end, so that no inner step waits
-for the device.
+Losses are kept as tensors while a period runs and looked at together at its end, so that no inner
+step waits for the device.
 """
 
 from __future__ import annotations

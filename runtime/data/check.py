@@ -33,8 +33,8 @@ class Checker:
     def column(
         self, field: str, declared: types.Tensor, value: Any, lead: int | None = None
     ) -> Tensor:
-        """The value as a tensor of the declared kind. lead: the number of rows it must have, where it is a
-        batch or a part of the declared rows.
+        """The value as a tensor of the declared kind. lead: the number of rows it must have,
+        where it is a batch or a part of the declared rows.
 
         Raises InputError with MLO0507.
         """
@@ -132,7 +132,8 @@ def _place(at: list[int]) -> str:
 
 
 def flatten(value: Any, declared: types.Type, path: str = "") -> Mapping[str, Any]:
-    """The parts of a nested container by dotted field name: dicts and objects by key, tuples in order.
+    """The parts of a nested container by dotted field name: dicts and objects by key, tuples in
+    order.
 
     Raises KeyError naming the field that is not there.
     """

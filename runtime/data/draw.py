@@ -1,8 +1,8 @@
 """Batches: which rows come next, and the columns of the current batch.
 
-The order of epoch e is a function of the run's seed, the draw's name and e, so the state of a sampler is
-two numbers, and a resumed run sees the same batches. Batches are always full: with `drop_last = false`
-the rest of an epoch is filled up from the next one, otherwise it is left out.
+The order of epoch e is a function of the run's seed, the draw's name and e, so the state of a
+sampler is two numbers, and a resumed run sees the same batches. Batches are always full: with
+`drop_last = false` the rest of an epoch is filled up from the next one, otherwise it is left out.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ class Sampler:
         return torch.multinomial(self.weights(), self.batch, replacement=True, generator=g)
 
     def weights(self) -> Tensor:
-        """One weight per row: a column, or one over the number of rows of the same label (`balanced`)."""
+        """One weight per row: a column, or one over the number of rows of the same label
+        (`balanced`).
+        """
         if self._weights is None:
             name = word(self.weighted)
             columns = self.rows.whole()
@@ -113,7 +115,8 @@ class Sampler:
 
 
 class Batches:
-    """The current batch of one draw: `columns` by (draw, field), `index` among them where rows have numbers.
+    """The current batch of one draw: `columns` by (draw, field), `index` among them where rows
+    have numbers.
 
     It stays until `advance`; `spent` says that the level it is drawn for has used it.
     """

@@ -1,4 +1,6 @@
-"""From the plan's data declarations to rows: built-in readers, values from Python, sources from Python."""
+"""From the plan's data declarations to rows: built-in readers, values from Python, sources from
+Python.
+"""
 
 from __future__ import annotations
 

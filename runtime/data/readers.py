@@ -6,8 +6,9 @@
     sklearn("digits")                bundled with scikit-learn: breast_cancer, diabetes, digits, iris, wine
 
 `standardize = true` brings every column of `x` to mean 0 and standard deviation 1 over all rows;
-`standardize = train` takes mean and deviation from one part of the split. A declared field `clean : bool[n]`
-of a bundled set is true everywhere; `corrupt` of a split sets it to false where it changes a label.
+`standardize = train` takes mean and deviation from one part of the split. A declared field `clean
+: bool[n]` of a bundled set is true everywhere; `corrupt` of a split sets it to false where it
+changes a label.
 """
 
 from __future__ import annotations

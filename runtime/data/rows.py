@@ -72,7 +72,9 @@ class Part:
 
 @dataclass
 class Items:
-    """A torch data set with `__len__` and `__getitem__`; items are put together by torch's own collate."""
+    """A torch data set with `__len__` and `__getitem__`; items are put together by torch's own
+    collate.
+    """
 
     name: str
     dataset: Any
@@ -115,7 +117,9 @@ class Items:
 def checked(
     value: Any, declared: types.Type, checker: Checker, lead: int | None, device: torch.device
 ) -> Columns:
-    """A container of values as checked columns on the device. Raises InputError (MLO0506, MLO0507)."""
+    """A container of values as checked columns on the device. Raises InputError (MLO0506,
+    MLO0507).
+    """
     try:
         parts = flatten(value, declared)
     except KeyError as error:
@@ -138,8 +142,8 @@ def checked(
 class Stream:
     """Batches from a loader, an iterable data set or a generator; rows have no numbers.
 
-    `open` gives a fresh iterator; a stream that ends is opened again. `taken` counts batches since it was
-    opened, so that a resumed run can skip to where it was.
+    `open` gives a fresh iterator; a stream that ends is opened again. `taken` counts batches
+    since it was opened, so that a resumed run can skip to where it was.
     """
 
     name: str

@@ -1,11 +1,12 @@
 """Disjoint parts of a data set, and label noise in one of them.
 
-    split all into train = 0.6, val = 0.2, test = 0.2 with (seed = 0, stratify = y, corrupt = labels(train, 0.4))
+split all into train = 0.6, val = 0.2, test = 0.2 with (seed = 0, stratify = y, corrupt =
+labels(train, 0.4))
 
-seed: of the permutation (0 if not given). shuffle = false: parts are consecutive rows. stratify: every part
-has the same mix of the values of that column, as far as whole rows allow. corrupt = labels(part, p): in that
-part alone, round(p * rows) labels are replaced by another label, uniformly; a declared field `clean : bool[n]`
-says where the label was left alone.
+seed: of the permutation (0 if not given). shuffle = false: parts are consecutive rows. stratify:
+every part has the same mix of the values of that column, as far as whole rows allow. corrupt =
+labels(part, p): in that part alone, round(p * rows) labels are replaced by another label,
+uniformly; a declared field `clean : bool[n]` says where the label was left alone.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ def _no_column(split: Split, name: str) -> InputError:
 
 
 def _interleaved(order: Tensor, labels: Tensor) -> Tensor:
-    """The rows so ordered that every stretch has the mix of the whole: row k of the m with one label stands
-    at (k + 1/2) / m of the way.
+    """The rows so ordered that every stretch has the mix of the whole: row k of the m with one
+    label stands at (k + 1/2) / m of the way.
     """
     where = torch.empty(len(order), dtype=torch.float64)
     given = labels[order]
@@ -79,7 +80,9 @@ def word(value: Value) -> str | None:
 def corrupted(
     split: Split, found: Mapping[str, Tensor], columns: Columns, classes: int | None
 ) -> Columns:
-    """The columns with the labels of one part changed. classes: of the labels, None: as many as there are."""
+    """The columns with the labels of one part changed. classes: of the labels, None: as many as
+    there are.
+    """
     call = dict(split.options).get("corrupt")
     if call is None:
         return columns
@@ -123,8 +126,8 @@ def _bad_corrupt(split: Split, names: Sequence[str]):  # type: ignore[no-untyped
 
 
 def standardized(columns: Columns, rows: Tensor | None) -> Columns:
-    """x with mean 0 and standard deviation 1 in every column over these rows (all without); a constant column
-    becomes 0.
+    """x with mean 0 and standard deviation 1 in every column over these rows (all without); a
+    constant column becomes 0.
     """
     x = columns["x"]
     seen = (x if rows is None else x[rows.to(x.device)]).double()

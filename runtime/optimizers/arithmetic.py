@@ -1,7 +1,8 @@
 """The five operations that updates are made of, once out of place and once in place.
 
-Both give the same bits as the corresponding in-place method that torch.optim calls. A scalar that is
-a tensor (a learning rate that another level owns) is multiplied in, so that it is differentiated.
+Both give the same bits as the corresponding in-place method that torch.optim calls. A scalar that
+is a tensor (a learning rate that another level owns) is multiplied in, so that it is
+differentiated.
 """
 
 from __future__ import annotations

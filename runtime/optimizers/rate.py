@@ -1,4 +1,6 @@
-"""The options of a level's optimizer at each update: numbers, a schedule, or variables of other levels."""
+"""The options of a level's optimizer at each update: numbers, a schedule, or variables of other
+levels.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,11 @@ Evaluate = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 class Options:
-    """`at(update, theta)` gives the options by name; those that are formulas as tensors, differentiable in theta.
+    """`at(update, theta)` gives the options by name; those that are formulas as tensors,
+    differentiable in theta.
 
-    formulas: the functions behind the options that are formulas, by option. updates: of the level in the
-    whole run, for schedules without a `total`.
+    formulas: the functions behind the options that are formulas, by option. updates: of the level
+    in the whole run, for schedules without a `total`.
     """
 
     def __init__(

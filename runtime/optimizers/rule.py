@@ -2,10 +2,10 @@
 
     update(theta, grad, state, count, options, ops) -> (theta, state)
 
-theta and grad have the same shape, count is the number of updates before this one, state holds tensors of
-the shape of theta. With `ops = Pure` nothing is overwritten and the result is
-differentiable in theta, grad, state and every option that is a tensor; with `ops = InPlace` theta and
-the tensors of state are overwritten. The bits are those of torch.optim's single-tensor code.
+theta and grad have the same shape, count is the number of updates before this one, state holds
+tensors of the shape of theta. With `ops = Pure` nothing is overwritten and the result is
+differentiable in theta, grad, state and every option that is a tensor; with `ops = InPlace` theta
+and the tensors of state are overwritten. The bits are those of torch.optim's single-tensor code.
 """
 
 from __future__ import annotations

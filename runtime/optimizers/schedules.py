@@ -1,7 +1,7 @@
 """Learning rates over a level's updates: torch's schedulers, run ahead on a dummy optimizer.
 
-So a rate has torch's bits, rounding of the recursive forms included, and a schedule has no state but the
-number of updates. Updates count from 0; a `total` of 0 means all updates of the run.
+So a rate has torch's bits, rounding of the recursive forms included, and a schedule has no state
+but the number of updates. Updates count from 0; a `total` of 0 means all updates of the run.
 """
 
 from __future__ import annotations

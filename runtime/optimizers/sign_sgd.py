@@ -1,5 +1,6 @@
-"""Steps of the gradient's sign: theta -= lr * sign(g). With a ball or a box as domain this is projected
-gradient descent in the maximum norm, the usual attack (Madry et al., ICLR 2018, arXiv:1706.06083).
+"""Steps of the gradient's sign: theta -= lr * sign(g). With a ball or a box as domain this is
+projected gradient descent in the maximum norm, the usual attack (Madry et al., ICLR 2018,
+arXiv:1706.06083).
 """
 
 from __future__ import annotations

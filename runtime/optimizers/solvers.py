@@ -1,7 +1,7 @@
 r"""Optimizers that run until they have converged: exact, newton, lbfgs.
 
-All work on one flat tensor, theta of shape (size,), and stop when the Euclidean norm of the gradient is at
-most `tol`, or when rounding leaves nothing to gain.
+All work on one flat tensor, theta of shape (size,), and stop when the Euclidean norm of the
+gradient is at most `tol`, or when rounding leaves nothing to gain.
 
     exact    theta -= H^-1 g, twice: the second time removes what rounding left; for quadratic objectives
     newton   theta -= t (H + damping I)^-1 g, t halved until the objective falls (Armijo); a Hessian that

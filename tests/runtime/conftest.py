@@ -1,9 +1,9 @@
-"""Makes `tests/problems.py` importable, and keeps the small problems on one thread."""
+"""Makes `tests/problems.py` and `toys.py` importable, and keeps the small problems on one thread."""
 
 import sys
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 torch.set_num_threads(1)

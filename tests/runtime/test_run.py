@@ -1,0 +1,213 @@
+"""What a run does: values, the schedule, domains, starts, metrics, stopping, divergence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from toys import classification, parts, regression, ridge, start
+
+from bettyc.failures import DivergedError
+
+
+def test_inner_steps_are_torch_s_steps():
+    """The lower level after one period has the bits of torch.optim on the same data."""
+    run = ridge("optimizer = adam(lr = 0.05)  steps = 9")
+    log_wd = run["tune"].log_wd
+    train = parts(run, "train")
+    w = torch.nn.Parameter(torch.zeros(5, dtype=torch.float64))
+    optimizer = torch.optim.Adam([w], lr=0.05)
+    for _ in range(9):
+        optimizer.zero_grad()
+        loss = 0.5 * torch.mean((train["x"] @ w - train["y"]) ** 2.0)
+        (loss + 0.5 * torch.sum(torch.exp(log_wd) * w**2.0)).backward()
+        optimizer.step()
+    run.step()
+
+    assert torch.equal(run["fit"].w, w.detach())
+
+
+def test_outputs_number_the_updates_of_the_top_level():
+    run = ridge("optimizer = sgd(lr = 0.1)  steps = 3")
+    outputs = list(run)
+
+    assert [out.step for out in outputs] == [0, 1, 2, 3]
+    assert set(outputs[0].loss) == {"fit", "tune"}
+    assert run.state.updates == {"fit": 12, "tune": 4}
+    with pytest.raises(StopIteration):
+        run.step()
+
+
+def test_two_runs_have_the_same_bits():
+    runs = [start(NOISY, {"all": classification()}) for _ in range(2)]
+    for run in runs:
+        run.to_end()
+
+    assert torch.equal(runs[0]["fit"].W, runs[1]["fit"].W)
+    assert torch.equal(runs[0]["tune"].score, runs[1]["tune"].score)
+
+
+def test_another_seed_gives_another_run():
+    runs = [start(NOISY, {"all": classification()}, seed=s) for s in (0, 1)]
+    for run in runs:
+        run.to_end()
+
+    assert not torch.equal(runs[0]["fit"].W, runs[1]["fit"].W)
+
+
+NOISY = """
+mlo 0.1
+dim n, d, C = 2
+data all : { x: real[n, d], y: int<C>[n] } from memory()
+split all into train = 0.6, val = 0.2, test = 0.2 with (seed = 0)
+level fit {
+  var W : real[d, C] = gaussian(std = 0.1)
+  draw b from train(batch = 8, shuffle = true)
+  minimize mean(sigmoid(tune.score[b.index]) * xent(b.x @ W, b.y)) + 0.01 * sumsq(W)
+  optimizer = sgd(lr = 0.5, momentum = 0.9)
+  steps = 5
+  hypergrad = cg(iters = 5, damping = 0.01)
+}
+level tune {
+  var score : real[36] = zeros
+  minimize mean(xent(val.x @ fit*.W, val.y))
+  optimizer = adam(lr = 0.1)
+}
+metric acc = accuracy(test.x @ fit.W, test.y)
+run { steps = 6  eval = every(2)  precision = fp64 }
+"""
+
+
+def test_metrics_come_when_asked_for():
+    run = start(NOISY, {"all": classification()})
+    outputs = list(run)
+    test = parts(run, "test")
+    expected = float(((test["x"] @ run["fit"].W).argmax(1) == test["y"]).double().mean())
+
+    assert [bool(out.metrics) for out in outputs] == [False, True] * 3
+    assert outputs[-1].metrics == {"acc": expected}
+
+
+def test_early_stopping():
+    run = start(NOISY, {"all": classification()},
+                set={"run.stop": "early(acc, patience = 1, mode = max, min_delta = 2.0)"})  # fmt: skip
+    outputs = list(run)
+
+    # the first look is an improvement on nothing, the second is none
+    assert len(outputs) == 4
+    assert "acc" in outputs[-1].stopped
+    assert run.finished
+
+
+BALL = """
+mlo 0.1
+dim n, d
+data all : { x: real[n, d], y: real[n] } from memory()
+level attack {
+  var delta : real[d] in ball(inf, 0.1) = uniform(-0.1, 0.1)
+  maximize mean(((all.x + delta) @ defend.w - all.y)^2)
+  optimizer = sign_sgd(lr = 0.04)
+  steps = 5
+  start = reset
+}
+level defend {
+  var w : real[d] = ones
+  minimize mean(((all.x + attack*.delta) @ w - all.y)^2)
+  optimizer = sgd(lr = 0.01)
+}
+run { steps = 3  precision = fp64 }
+"""
+
+
+def test_a_maximizing_level_climbs_inside_its_ball():
+    run = start(BALL, {"all": regression()})
+    begin = run["attack"].delta
+    out = run.step()
+    found = run["attack"].delta
+    data, w = parts(run, "all"), torch.ones(5, dtype=torch.float64)
+
+    def loss(delta):
+        return float(((data["x"] + delta) @ w - data["y"]).square().mean())
+
+    assert float(found.abs().max()) <= 0.1
+    assert loss(found) > loss(begin)
+    assert out.loss["attack"] > 0
+
+
+def test_reset_draws_anew_each_time():
+    run = start(BALL, {"all": regression()})
+    stage = run.stages["attack"]
+    seen = []
+    for _ in range(2):
+        stage.start()
+        seen.append(run["attack"].delta)
+
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_divergence_names_level_step_and_cause():
+    run = ridge("optimizer = sgd(lr = 1e60)  steps = 20")
+    with pytest.raises(
+        DivergedError, match=r"`fit` diverged in step 0.*objective is (inf|nan)"
+    ) as raised:
+        run.to_end()
+
+    assert raised.value.level == "fit"
+    assert raised.value.inner is not None
+    assert 0 < raised.value.inner < 20
+    assert "optimizer.lr" in str(raised.value)
+
+
+def test_a_gradient_that_is_not_finite_is_found():
+    """The square root is finite at zero, its derivative is not."""
+    run = start("""
+mlo 0.1
+level fit {
+  var w : real = 0
+  minimize sqrt(w) * tune.v^2
+  optimizer = sgd(lr = 0.1)
+}
+level tune {
+  var v : real = 1
+  minimize fit*.w + v^2
+  optimizer = sgd(lr = 0.1)
+  }
+run { steps = 2  precision = fp64 }
+""")
+    with pytest.raises(DivergedError, match=r"`fit`.*`fit.w`"):
+        run.to_end()
+
+
+def test_stop_ends_the_inner_loop():
+    run = ridge("optimizer = sgd(lr = 0.3)  steps = 1000  stop = grad_norm < 1e-3")
+    run.step()
+
+    assert run.state.updates["fit"] < 200
+    loss, grad = run.stages["fit"].own_gradient(run.stages["fit"].feed.current())
+    assert float(loss) > 0
+    run2 = ridge("optimizer = sgd(lr = 0.3)  steps = 3  stop = grad_norm < 1e-12")
+    run2.step()
+    assert run2.state.updates["fit"] == 3
+    assert grad.norm() >= 0
+
+
+def test_variables_are_copies():
+    run = ridge("hypergrad = exact")
+    run["fit"].w.fill_(7.0)
+
+    assert float(run["fit"].w.abs().max()) == 0.0
+    with pytest.raises(AttributeError, match="it has w"):
+        _ = run["fit"].nothing
+    with pytest.raises(KeyError, match="no level"):
+        _ = run["nothing"]
+
+
+def test_tracebacks_show_the_emitted_line():
+    import traceback
+
+    run = ridge("optimizer = sgd(lr = 0.1)")
+    stage = run.stages["fit"]
+    run.state.theta["fit"] = torch.zeros(3, dtype=torch.float64)
+    with pytest.raises(RuntimeError) as raised:
+        stage.step()
+
+    assert "train_x @ fit_w" in "".join(traceback.format_tb(raised.value.__traceback__))
