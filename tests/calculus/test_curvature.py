@@ -216,6 +216,11 @@ def verify(graph: Graph, root: int, found: Curvature, seeds: tuple[int, ...] = (
     if not own:
         assert found.kind == "constant"
         return
+    if found.convex:
+        assert gap_of_midpoints(graph, root, own, seeds[0]).min() > -TOLERANCE
+    turned = classify(graph, root, own, "maximize")
+    if turned.convex:
+        assert gap_of_midpoints(graph, root, own, seeds[0]).max() < TOLERANCE
     pairs = [hessian(graph, root, own, seed) for seed in seeds]
     for h, point in pairs:
         if not torch.isfinite(h).all():
@@ -233,6 +238,25 @@ def verify(graph: Graph, root: int, found: Curvature, seeds: tuple[int, ...] = (
         if found.kind in ("constant", "affine", "quadratic"):
             again, _ = hessian(graph, root, own, 50, others=point)
             assert (h - again).abs().max() < TOLERANCE * size
+
+
+def gap_of_midpoints(graph: Graph, root: int, own: list[int], seed: int) -> torch.Tensor:
+    """(f(p) + f(q)) / 2 - f((p + q) / 2) for random p and q, relative; zero outside the domain."""
+    generator = torch.Generator().manual_seed(seed)
+    leaves = {i: node for i, node in graph.leaves(root) if node.op == "var"}
+    call = compiled(graph, [root], [str(node.attr("name")) for node in leaves.values()])
+    others = {i: _sample(node, generator) for i, node in leaves.items()}
+    gaps = [torch.zeros(())]
+    for scale in (0.01, 0.1, 1.0, 1.0, 3.0, 3.0):
+        shift = {i: _sample(leaves[i], generator) for i in own}
+        ends = {i: shift[i] + scale * _sample(leaves[i], generator) for i in own}
+        middle = {i: (shift[i] + ends[i]) / 2 for i in own}
+        p, q, m = (
+            call(*({**others, **point}[i] for i in leaves)) for point in (shift, ends, middle)
+        )
+        gap = ((p + q) / 2 - m) / (1 + p.abs() + q.abs())
+        gaps.append(gap.double() if gap.isfinite() else torch.zeros(()).double())
+    return torch.stack([g.double() for g in gaps])
 
 
 def hessian(
@@ -275,9 +299,9 @@ def _sample(node: Node, generator: torch.Generator) -> torch.Tensor:
 
 UNARY = (
     "exp", "sigmoid", "tanh", "softplus", "square", "neg", "abs", "relu", "sin", "log_softmax",
-    "elu", "leaky_relu", "softmax", "expm1", "cumsum",
+    "elu", "leaky_relu", "softmax", "expm1", "cumsum", "log1p", "sqrt", "log", "gelu",
 )  # fmt: skip
-BINARY = ("add", "sub", "mul", "maximum", "div")
+BINARY = ("add", "sub", "mul", "maximum", "minimum", "div")
 
 
 def random_formula(seed: int) -> tuple[World, Term]:
@@ -297,12 +321,15 @@ def random_formula(seed: int) -> tuple[World, Term]:
     ]
     for _ in range(rng.randint(1, 6)):
         if rng.random() < 0.5:
-            operand = rng.choice([t for t in pool if t.shape])
-            pool.append(f(rng.choice(UNARY), operand))
+            operand, op = rng.choice([t for t in pool if t.shape]), rng.choice(UNARY)
+            attrs = {"alpha": rng.choice((0.5, 2.0))} if op == "elu" else {}
+            pool.append(operand.call(op, **attrs))
         else:
             left, right = rng.choice(pool), rng.choice(pool)
+            if rng.random() < 0.2:
+                pool.append(left ** rng.choice((2.0, 3.0, 4.0, 0.5, -1.0)))
             pool.append(left.call(rng.choice(BINARY), right))
-    reduce = rng.choice(("sum", "mean", "sumsq", "logsumexp", "norm"))
+    reduce = rng.choice(("sum", "mean", "sumsq", "logsumexp", "norm", "amax", "amin"))
     last = next(t for t in reversed(pool) if t.shape)
     total = last.call(reduce)
     if rng.random() < 0.5:
@@ -310,7 +337,7 @@ def random_formula(seed: int) -> tuple[World, Term]:
     return world, total
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize("seed", range(200))
 def test_claims_hold_for_random_formulas(seed: int) -> None:
     world, root = random_formula(seed)
     found = classify(world.graph, root.index, own_leaves(world.graph, root.index))
@@ -319,7 +346,7 @@ def test_claims_hold_for_random_formulas(seed: int) -> None:
 
 def test_random_formulas_meet_every_class() -> None:
     kinds, convex, strong = set(), 0, 0
-    for seed in range(300):
+    for seed in range(200):
         world, root = random_formula(seed)
         found = classify(world.graph, root.index, own_leaves(world.graph, root.index))
         kinds.add(found.kind)
