@@ -2,7 +2,9 @@
 source stand in its file of `bettyc.runtime.strategies`; here is only what a program may write.
 
 A frozen dataclass per strategy; the checker, the help text and did-you-mean read its fields.
-`needs` is the highest thing it takes from the level: "nothing", "gradient", "hvp" or "trajectory".
+`needs` is what it takes from the level: "nothing", "gradient", "hvp" or "trajectory"; `keep` how many
+of the last steps of a trajectory it replays, 0 for all (or for `truncate`). `words` are the values that an
+option that is a word may have.
 """
 
 from __future__ import annotations
@@ -28,10 +30,13 @@ class CG:
     iters: int = 0  # 0: until `tol`, at most 10 per variable and 1000 in all
     tol: float = 1e-6
     damping: float = 0.0
-    precond: str = "none"  # "none", "diagonal", "nystrom" or "optimizer"
+    precond: str = "none"
     probes: int = 10  # products that the preconditioner may spend
     warm: bool = False
     needs: ClassVar[str] = "hvp"
+    words: ClassVar[dict[str, tuple[str, ...]]] = {
+        "precond": ("none", "diagonal", "nystrom", "optimizer")
+    }
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ class Sama:
 
     eps: float = 0.01
     needs: ClassVar[str] = "trajectory"
+    keep: ClassVar[int] = 1
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,7 @@ class FixedPoint:
     iters: int = 100
     tol: float = 1e-6
     needs: ClassVar[str] = "trajectory"
+    keep: ClassVar[int] = 1
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,7 @@ class SingleLoop:
     lr: float = 0.0  # of the linear system; 0: the level's own
     average: float = 0.1  # ma_soba: weight of the new direction in the moving average
     needs: ClassVar[str] = "hvp"
+    words: ClassVar[dict[str, tuple[str, ...]]] = {"rule": ("soba", "ma_soba")}
 
 
 @dataclass(frozen=True)
@@ -151,6 +159,7 @@ class Penalty:
     lr: float = 0.0  # of the auxiliary variables; 0: the level's own
     eta: float = 0.5  # bome: share of the constraint's gradient that must be descended
     needs: ClassVar[str] = "gradient"
+    words: ClassVar[dict[str, tuple[str, ...]]] = {"rule": ("f2sa", "bome")}
 
 
 @dataclass(frozen=True)
@@ -199,17 +208,21 @@ STRATEGIES: dict[str, type] = {
 def make(call: Call) -> Any:
     """The options that a call states, e.g. `cg(tol = 1e-8)`; positional ones in order.
 
-    Raises ValueError for a name or an option that does not exist.
+    Raises ValueError for a name, an option or a word that does not exist.
     """
     if call.name not in STRATEGIES:
         raise ValueError(f"no strategy `{call.name}`; there are {', '.join(STRATEGIES)}")
     cls = STRATEGIES[call.name]
     known = [field.name for field in fields(cls)]
+    words: dict[str, tuple[str, ...]] = getattr(cls, "words", {})
     given = dict(zip(known, call.positional, strict=False)) | dict(call.named)
     unknown = sorted(set(given) - set(known))
     if unknown or len(call.positional) > len(known):
         options = ", ".join(known) or "no options"
         raise ValueError(f"`{call.name}` has {options}, not {unknown or call.positional}")
+    for name, choices in words.items():
+        if name in given and given[name] not in choices:
+            raise ValueError(f"no {name} `{given[name]}`; there are {', '.join(choices)}")
     return cls(**given)
 
 

@@ -47,9 +47,9 @@ class Products:
         self.size = self._own.numel()
 
     def hvp(self, v: Tensor) -> Tensor:
-        """H v, shape (size,)."""
+        """H v, shape (size,), for v of that shape."""
         self.count += 1
-        return self._back([self._own], v)[0]
+        return self._back([self._own], v)[0].flatten()
 
     def cross(self, u: Tensor) -> dict[str, Tensor]:
         """(dg/dtheta_R)^T u for every R of `into`, each of the shape of theta[R]."""
@@ -67,14 +67,14 @@ class Products:
                 (rows,) = torch.autograd.grad(
                     self._gradient,
                     [self._own],
-                    directions,
+                    directions.reshape(-1, *self._own.shape),
                     retain_graph=True,
                     is_grads_batched=True,
                     allow_unused=True,
                 )
-            return torch.zeros_like(directions) if rows is None else rows.detach()
+            return torch.zeros_like(directions) if rows is None else rows.detach().flatten(1)
         except RuntimeError:
-            return torch.stack([self._back([self._own], row)[0] for row in directions])
+            return torch.stack([self._back([self._own], row)[0].flatten() for row in directions])
 
     def dense(self, chunk: int = 64) -> Tensor:
         """H, shape (size, size), symmetric to rounding; size products in batches of `chunk`."""
@@ -88,7 +88,12 @@ class Products:
         if not self._gradient.requires_grad:
             return [torch.zeros_like(x) for x in inputs]
         found = torch.autograd.grad(
-            self._gradient, inputs, v.detach(), retain_graph=True, allow_unused=True, materialize_grads=True
+            self._gradient,
+            inputs,
+            v.detach().reshape(self._gradient.shape),
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
         )
         return [x.detach() for x in found]
 

@@ -1,6 +1,7 @@
 """What a hypergradient says about itself: one report per solve, and the error of a solve that failed.
 
-    SolveError      a linear system or an inner problem has no answer that can be used
+    RunError            (bettyc.failures) a run that cannot go on
+      SolveError        a linear system or an inner problem has no answer that can be used
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
+
+from bettyc.failures import RunError
 
 
 @dataclass(frozen=True)
@@ -58,5 +61,5 @@ class Hypergradient:
     directions: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class SolveError(RuntimeError):
+class SolveError(RunError):
     """A solve that has no usable answer. The message names the level, the setting to change and where to."""

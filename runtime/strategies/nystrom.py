@@ -27,7 +27,7 @@ def solve(system: System, options: Nystrom) -> Solution:
     if not a.numel():
         return Solution(a.clone(), residual=0.0)
     if options.damping <= 0:
-        raise ValueError(f"nystrom through `{system.level}` needs a `damping` above 0")
+        raise SolveError(f"nystrom through `{system.level}` needs a `damping` above 0")
     c, w = sketch(system, min(options.rank, system.size))
     core = options.damping * w + c.T @ c
     if not bool(torch.isfinite(core).all()):

@@ -29,13 +29,9 @@ from bettyc.runtime.report import SolveError
 from bettyc.runtime.strategies.system import Pulled, System
 from bettyc.strategies import Penalty
 
-RULES = ("f2sa", "bome")
-
 
 def pull(system: System, options: Penalty) -> Pulled:
     """The cross terms of the rule, and the auxiliary variables in `memory`."""
-    if options.rule not in RULES:
-        raise ValueError(f"no rule `{options.rule}` of penalty; there are {', '.join(RULES)}")
     return f2sa(system, options) if options.rule == "f2sa" else bome(system, options)
 
 
@@ -67,7 +63,7 @@ def f2sa(system: System, options: Penalty) -> Pulled:
 def bome(system: System, options: Penalty) -> Pulled:
     """The barrier direction of the root minus its own partial derivative, and the level's direction."""
     if system.upper is None:
-        raise ValueError(
+        raise SolveError(
             f"penalty(rule = bome) through `{system.level}` needs it to be read by `{system.root}` only"
         )
     level, root = system.level, system.root

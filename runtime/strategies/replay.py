@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from bettyc.runtime.products import first_derivative, value_of
+from bettyc.runtime.report import SolveError
 from bettyc.runtime.strategies.system import System, Trajectory
 
 State = dict[str, Tensor]
 
 
 def trajectory_of(system: System) -> Trajectory:
-    """The recorded steps. Raises ValueError where there are none."""
+    """The recorded steps. Raises SolveError where there are none."""
     if system.trajectory is None:
-        raise ValueError(f"level `{system.level}` has no recorded steps to differentiate through")
+        raise SolveError(f"level `{system.level}` has no recorded steps to differentiate through")
     return system.trajectory
 
 

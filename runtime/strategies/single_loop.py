@@ -25,13 +25,9 @@ from bettyc.runtime.report import SolveError
 from bettyc.runtime.strategies.system import Solution, System, rayleigh
 from bettyc.strategies import SingleLoop
 
-RULES = ("soba", "ma_soba")
-
 
 def solve(system: System, options: SingleLoop) -> Solution:
     """u of the call before; the step of the linear system goes to `memory`."""
-    if options.rule not in RULES:
-        raise ValueError(f"no rule `{options.rule}` of single_loop; there are {', '.join(RULES)}")
     u = system.warm.get("u", torch.zeros_like(system.rhs))
     h_u = system.product(u)
     r = h_u - system.rhs

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bettyc.runtime.objective import Frame, Objective
 from bettyc.runtime.products import Products, gradients
+from bettyc.runtime.report import SolveError
 
 
 class Trajectory(Protocol):
@@ -106,9 +107,9 @@ class System:
         return gradients(self.objective, {**self.theta, self.level: own}, self.frame, wrt)[1]
 
     def learning_rate(self) -> Tensor:
-        """The lower learning rate. Raises ValueError where the level's optimizer has none."""
+        """The lower learning rate. Raises SolveError where the level's optimizer has none."""
         if self.lr is None:
-            raise ValueError(
+            raise SolveError(
                 f"level `{self.level}` is solved by an optimizer without a learning rate, which its"
                 " `hypergrad` needs; choose cg or exact"
             )

@@ -7,6 +7,7 @@ from problems import FRAME, Problem, central, logistic, normal, relative, ridge,
 from trajectories import Steps, momentum
 
 from bettyc.runtime.adjoint import Lower
+from bettyc.runtime.report import SolveError
 from bettyc.strategies import CG, Exact, FiniteDiff, Frozen, Minres, Neumann, Unroll
 
 
@@ -78,7 +79,7 @@ def test_finite_diff_scales_with_the_lower_learning_rate():
 
 
 def test_finite_diff_without_a_learning_rate_names_the_cure():
-    with pytest.raises(ValueError, match="choose cg or exact"):
+    with pytest.raises(SolveError, match="choose cg or exact"):
         differentiate(ridge(), Lower(FiniteDiff()))
 
 

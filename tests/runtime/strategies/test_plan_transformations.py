@@ -9,6 +9,7 @@ from problems import normal, relative, ridge, spd, two_levels
 
 from bettyc.plan import Pull
 from bettyc.runtime.adjoint import Lower
+from bettyc.runtime.report import SolveError
 from bettyc.strategies import CG, Penalty, SingleLoop
 
 
@@ -90,16 +91,8 @@ def test_bome_is_refused_where_another_adjoint_arrives():
         theta={**problem.theta, "mid": normal(4, seed=1)},
         pulls=(Pull("mid", ("low",)), Pull("low", ("up",))),
     )
-    with pytest.raises(ValueError, match="read by `up` only"):
+    with pytest.raises(SolveError, match="read by `up` only"):
         differentiate(problem, Lower(Penalty("bome"), lr=0.1))
-
-
-def test_unknown_rules_are_refused():
-    problem = two_levels(spd(4, 5, seed=2))
-    with pytest.raises(ValueError, match="f2sa, bome"):
-        differentiate(problem, Lower(Penalty("pbgd"), lr=0.1))
-    with pytest.raises(ValueError, match="soba, ma_soba"):
-        differentiate(problem, Lower(SingleLoop("saba"), lr=0.1))
 
 
 def value(problem, log_wd):
@@ -128,32 +121,33 @@ def descend(problem, lower, updates, rate, inner=1):
 
 @pytest.fixture(scope="module")
 def optimum():
-    """The least value that 4000 exact hypergradient steps reach."""
+    """The problem and the value that 800 steps along the closed form reach (within 1e-4 of the best)."""
     problem = ridge(n=20, d=4)
+    base = problem.extra["h"] - torch.diag(problem.theta["tune"].exp())
+    rhs = problem.extra["h"] @ problem.theta["fit"]
     log_wd = problem.theta["tune"]
-    for _ in range(1500):
-        h = problem.extra["h"] - torch.diag(problem.theta["tune"].exp()) + torch.diag(log_wd.exp())
-        w = torch.linalg.solve(h, problem.extra["h"] @ problem.theta["fit"])
-        theta = {"fit": w, "tune": log_wd}
-        grad = differentiate(dataclasses.replace(problem, theta=theta), Lower(CG(tol=1e-10))).grad
-        log_wd = log_wd - 1.0 * grad
+    for _ in range(800):
+        h = base + torch.diag(log_wd.exp())
+        w = torch.linalg.solve(h, rhs)
+        at = {"tune": log_wd}
+        a = torch.func.grad(lambda w: problem.objectives["tune"].function({"fit": w, **at}))(w)  # noqa: B023
+        log_wd = log_wd + log_wd.exp() * w * torch.linalg.solve(h, a)
     return problem, value(problem, log_wd)
 
 
 @pytest.mark.parametrize(
-    "strategy,inner",
+    "strategy,inner,left",
     [
-        (SingleLoop(), 1),
-        (SingleLoop("ma_soba"), 1),
-        (Penalty(weight=100.0, steps=3), 3),
-        (Penalty("bome", steps=5), 0),
+        (SingleLoop(), 1, 0.005),
+        (SingleLoop("ma_soba"), 1, 0.005),
+        (Penalty(weight=100.0, steps=3), 3, 0.04),
+        (Penalty("bome", steps=5), 0, 0.04),
     ],
 )
-def test_runs_reach_the_optimum(optimum, strategy, inner):
+def test_runs_reach_the_optimum(optimum, strategy, inner, left):
     problem, best = optimum
     start = value(problem, problem.theta["tune"])
-    found = descend(problem, Lower(strategy, lr=0.3), 1500, 0.5, inner)
-    gap = (value(problem, found) - best) / (start - best)
+    found = descend(problem, Lower(strategy, lr=0.3), 200, 2.0, inner)
 
-    # of the gap at the start, what is left
-    assert gap < 0.05
+    # what is left of the gap at the start
+    assert (value(problem, found) - best) / (start - best) < left
