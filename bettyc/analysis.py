@@ -1,6 +1,7 @@
 """Checks that need the whole model: gradients, curvature, strategies, data, and the lints.
 
-Each takes the facts it needs and returns diagnostics. Later ones assume that earlier ones found no error.
+Each takes the facts it needs and returns diagnostics. Later ones assume that earlier ones found no
+error.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from bettyc.planner.facts import Facts, gather, is_zero_sum, span_of
 from bettyc.types import Tensor
 
 
-def check(model: Model, graph: Graph, hierarchy: Hierarchy, spans: Mapping[int, Span],
-          unit: Unit) -> list[Diagnostic]:
+def check(
+    model: Model, graph: Graph, hierarchy: Hierarchy, spans: Mapping[int, Span], unit: Unit
+) -> list[Diagnostic]:
     """Everything wrong with a program whose names, types and hierarchy are right."""
     flow = gradients.Flow(model, graph, spans)
     found = gradients.check(flow, hierarchy)
@@ -44,26 +46,42 @@ def check(model: Model, graph: Graph, hierarchy: Hierarchy, spans: Mapping[int, 
     return found
 
 
-def _constant_in_upper(model: Model, graph: Graph, h: Hierarchy, spans: Mapping[int, Span]) -> list[Diagnostic]:
-    """MLO0321: a level reads an upper variable only in terms without its own variables, so its solution
-    does not move with it.
+def _constant_in_upper(
+    model: Model, graph: Graph, h: Hierarchy, spans: Mapping[int, Span]
+) -> list[Diagnostic]:
+    """MLO0321: a level reads an upper variable only in terms without its own variables, so its
+    solution does not move with it.
     """
     found = []
     for level in model.levels:
         terms = _terms(graph, level.objective)
         own = [{graph[i].attr("level") for i in _moving(graph, t)} for t in terms]
         if level.networks and any(n.extern for n in level.networks):
-            own = [o | ({level.name} if _has_module(graph, t, level.name) else set())
-                   for o, t in zip(own, terms, strict=True)]
+            own = [
+                o | ({level.name} if _has_module(graph, t, level.name) else set())
+                for o, t in zip(own, terms, strict=True)
+            ]
         for upper, read in h.value[level.name].items():
             if not any(upper in o for o in own):
                 continue  # detached or behind a flat function: other codes
-            moves = any(upper in o and (level.name in o or any(q in o for q in h.starred[level.name])) for o in own)
+            moves = any(
+                upper in o and (level.name in o or any(q in o for q in h.starred[level.name]))
+                for o in own
+            )
             if not moves:
-                found.append(report(
-                    "MLO0321", read.span, lower=level.name, read=f"{read.level}.{read.name}",
-                    label="in a term without variables of this level",
-                    notes=["its derivative in the level's own variables is identically zero: is a factor missing?"]))
+                found.append(
+                    report(
+                        "MLO0321",
+                        read.span,
+                        lower=level.name,
+                        read=f"{read.level}.{read.name}",
+                        label="in a term without variables of this level",
+                        notes=[
+                            "its derivative in the level's own variables is identically zero: "
+                            "is a factor missing?"
+                        ],
+                    )
+                )
     return found
 
 
@@ -108,14 +126,29 @@ def _curvature(f: Facts, graph: Graph, spans: Mapping[int, Span]) -> list[Diagno
     if f.nested or not free or f.opaque:
         return []
     if c.kind == "affine":
-        return [report("MLO0322", level.objective_span, level=level.name, name=f"{level.name}.{free[0].name}",
-                       label="linear: it goes down for ever",
-                       notes=["add regularisation (`+ l2 * sumsq(...)`), or give the variable a domain"])]
+        return [
+            report(
+                "MLO0322",
+                level.objective_span,
+                level=level.name,
+                name=f"{level.name}.{free[0].name}",
+                label="linear: it goes down for ever",
+                notes=["add regularisation (`+ l2 * sumsq(...)`), or give the variable a domain"],
+            )
+        ]
     other = "maximize" if level.sense == "minimize" else "minimize"
     if c.kind == "quadratic" and not c.convex and f.turned.convex:
         up = level.sense == "maximize"
-        return [report("MLO0323", level.objective_span, sense=level.sense, curvature="convex" if up else "concave",
-                       label=f"it goes {'up' if up else 'down'} for ever", notes=[f"did you mean `{other}`?"])]
+        return [
+            report(
+                "MLO0323",
+                level.objective_span,
+                sense=level.sense,
+                curvature="convex" if up else "concave",
+                label=f"it goes {'up' if up else 'down'} for ever",
+                notes=[f"did you mean `{other}`?"],
+            )
+        ]
     return []
 
 
@@ -132,33 +165,92 @@ def _strategy(f: Facts, facts: Mapping[str, Facts], model: Model, h: Hierarchy) 
     at = Label(level.objective_span, f"{f.curvature}")
     if name in ("unroll", "forward") and table is not None and not table.differentiable:
         where = span_of(level, "optimizer")
-        found.append(report("MLO0604", span, strategy=name, optimizer=f.optimizer.name,
-                            secondary=[Label(where, "cannot be unrolled")] if where else [],
-                            notes=["use `sgd` or `adam`, or an implicit strategy such as `cg`"]))
-    elif name == "cg" and not options.get("damping") and f.curvature.mu is None and not f.curvature.convex:
+        found.append(
+            report(
+                "MLO0604",
+                span,
+                strategy=name,
+                optimizer=f.optimizer.name,
+                secondary=[Label(where, "cannot be unrolled")] if where else [],
+                notes=["use `sgd` or `adam`, or an implicit strategy such as `cg`"],
+            )
+        )
+    elif (
+        name == "cg"
+        and not options.get("damping")
+        and f.curvature.mu is None
+        and not f.curvature.convex
+    ):
         reason = "maximizes" if level.sense == "maximize" else "is not known to be convex"
-        found.append(report("MLO0605", span, strategy=name, level=level.name, reason=reason, secondary=[at],
-                            notes=["use `neumann`, `damping > 0`, or an objective that is known to be convex"]))
+        found.append(
+            report(
+                "MLO0605",
+                span,
+                strategy=name,
+                level=level.name,
+                reason=reason,
+                secondary=[at],
+                notes=["use `neumann`, `damping > 0`, or an objective that is known to be convex"],
+            )
+        )
     elif name == "exact" and not f.quadratic:
-        found.append(report("MLO0606", span, level=level.name, curvature=str(f.curvature), secondary=[at]))
+        found.append(
+            report("MLO0606", span, level=level.name, curvature=str(f.curvature), secondary=[at])
+        )
     elif name == "danskin":
         readers = [p for p in h.levels if level.name in h.starred[p]]
         wrong = next((p for p in readers if not is_zero_sum(f, facts[p])), None)
         if wrong is not None:
-            found.append(report("MLO0607", span, lower=level.name, upper=wrong, secondary=[
-                Label(level.objective_span, f"`{level.name}` {level.sense}s this"),
-                Label(facts[wrong].level.objective_span, f"`{wrong}` {facts[wrong].level.sense}s this")]))
+            found.append(
+                report(
+                    "MLO0607",
+                    span,
+                    lower=level.name,
+                    upper=wrong,
+                    secondary=[
+                        Label(level.objective_span, f"`{level.name}` {level.sense}s this"),
+                        Label(
+                            facts[wrong].level.objective_span,
+                            f"`{wrong}` {facts[wrong].level.sense}s this",
+                        ),
+                    ],
+                )
+            )
     if name == "unroll":
         unrolled = options.get("truncate") or 0
         if isinstance(unrolled, int) and f.steps is not None and unrolled > f.steps:
-            found.append(report("MLO0608", span, unrolled=unrolled, level=level.name,
-                                steps=_steps(f.steps), secondary=[]))
+            found.append(
+                report(
+                    "MLO0608",
+                    span,
+                    unrolled=unrolled,
+                    level=level.name,
+                    steps=_steps(f.steps),
+                    secondary=[],
+                )
+            )
         elif f.start == "warm" and not f.solves:
-            found.append(report("MLO0609", span, steps=f.steps or 1, level=level.name,
-                                notes=["`start = reset` unrolls the whole path; an implicit strategy needs no path"]))
+            found.append(
+                report(
+                    "MLO0609",
+                    span,
+                    steps=f.steps or 1,
+                    level=level.name,
+                    notes=[
+                        "`start = reset` unrolls the whole path; an implicit strategy needs no path"
+                    ],
+                )
+            )
     if name == "cg" and f.noisy and not options.get("damping") and f.curvature.mu is None:
-        found.append(report("MLO0610", span, strategy=name, level=level.name,
-                            notes=["each solve sees one batch only: `damping` keeps it well-conditioned"]))
+        found.append(
+            report(
+                "MLO0610",
+                span,
+                strategy=name,
+                level=level.name,
+                notes=["each solve sees one batch only: `damping` keeps it well-conditioned"],
+            )
+        )
     return found
 
 
@@ -200,7 +292,11 @@ def _structure(model: Model, level: str, name: str) -> object:
         if network.name == name:
             if network.extern is not None:
                 return (network.extern, network.arguments)
-            return [(v.name.partition(".")[2], v.type) for v in owner.variables if v.name in network.variables]
+            return [
+                (v.name.partition(".")[2], v.type)
+                for v in owner.variables
+                if v.name in network.variables
+            ]
     return next((v.type for v in owner.variables if v.name == name), None)
 
 
@@ -213,13 +309,26 @@ def _batch_sum(f: Facts, model: Model, graph: Graph, spans: Mapping[int, Span]) 
         if node.op not in ("sum", "sumsq") or index not in spans:
             continue
         operand = graph[node.args[0]].type
-        if not isinstance(operand, Tensor) or not operand.shape or isinstance(node.type, Tensor) and node.type.shape:
+        if (
+            not isinstance(operand, Tensor)
+            or not operand.shape
+            or (isinstance(node.type, Tensor) and node.type.shape)
+        ):
             continue
         batches = [draws[n.attr("draw")] for _, n in graph.leaves(node.args[0]) if n.op == "batch"]
         leading = {t.shape[0] for d in batches for t in _columns(d.type) if t.shape}
-        if operand.shape[0] in leading and any(dict(d.options).get("batch") is not None for d in batches):
-            found.append(report("MLO0416", spans[index], dim=operand.shape[0], label="one term per row of the batch",
-                                suggestions=[Suggestion("use `mean`", (), "has-placeholders")]))
+        if operand.shape[0] in leading and any(
+            dict(d.options).get("batch") is not None for d in batches
+        ):
+            found.append(
+                report(
+                    "MLO0416",
+                    spans[index],
+                    dim=operand.shape[0],
+                    label="one term per row of the batch",
+                    suggestions=[Suggestion("use `mean`", (), "has-placeholders")],
+                )
+            )
     return found
 
 
@@ -230,7 +339,9 @@ def _columns(type_: object) -> list[Tensor]:
 
 
 def data_of(model: Model, graph: Graph, roots: list[int]) -> dict[str, int]:
-    """The data sets and split parts that formulas read, directly or by a batch, each with one node that does."""
+    """The data sets and split parts that formulas read, directly or by a batch, each with one node
+    that does.
+    """
     draws = {d.name: d.of for d in model.draws}
     found: dict[str, int] = {}
     for root in roots:
@@ -242,8 +353,12 @@ def data_of(model: Model, graph: Graph, roots: list[int]) -> dict[str, int]:
     return found
 
 
-def _same_data(model: Model, graph: Graph, h: Hierarchy, spans: Mapping[int, Span]) -> list[Diagnostic]:
-    """MLO0502: lower and upper level learn from the same rows, so the upper one only helps the lower to overfit."""
+def _same_data(
+    model: Model, graph: Graph, h: Hierarchy, spans: Mapping[int, Span]
+) -> list[Diagnostic]:
+    """MLO0502: lower and upper level learn from the same rows, so the upper one only helps the
+    lower to overfit.
+    """
     found = []
     shared = {d.name for d in model.draws if "." not in d.name}
     uses = {lv.name: data_of(model, graph, [lv.objective]) for lv in model.levels}
@@ -253,17 +368,31 @@ def _same_data(model: Model, graph: Graph, h: Hierarchy, spans: Mapping[int, Spa
     for p in h.levels:
         for q in h.starred[p]:
             common = [d for d in uses[q] if d in uses[p] and d in has_rows]
-            game = lower_sense[p] != lower_sense[q] or any(d in shared for d in model.level(q).draws)
+            game = lower_sense[p] != lower_sense[q] or any(
+                d in shared for d in model.level(q).draws
+            )
             whole = [d for d in common if not _elsewhere(uses[p], d)]
             if not whole or game:
                 continue
             name = whole[0]
             at, other = spans.get(uses[p][name]), spans.get(uses[q][name])
-            found.append(report(
-                "MLO0502", at or model.level(p).objective_span, lower=f"{q}: {name}", upper=f"{p}: {name}",
-                label=f"`{p}` is to judge what `{q}` learned", secondary=[Label(other, "learned from here")] if other else [],
-                suggestions=[Suggestion(f"`split {name} into train = 0.8, val = 0.2`, and use one in each", (),
-                                        "has-placeholders")]))
+            found.append(
+                report(
+                    "MLO0502",
+                    at or model.level(p).objective_span,
+                    lower=f"{q}: {name}",
+                    upper=f"{p}: {name}",
+                    label=f"`{p}` is to judge what `{q}` learned",
+                    secondary=[Label(other, "learned from here")] if other else [],
+                    suggestions=[
+                        Suggestion(
+                            f"`split {name} into train = 0.8, val = 0.2`, and use one in each",
+                            (),
+                            "has-placeholders",
+                        )
+                    ],
+                )
+            )
     return found
 
 
@@ -272,7 +401,9 @@ def _elsewhere(uses: Mapping[str, int], name: str) -> bool:
     return any(d != name for d in uses)
 
 
-def _metrics(model: Model, graph: Graph, h: Hierarchy, spans: Mapping[int, Span]) -> list[Diagnostic]:
+def _metrics(
+    model: Model, graph: Graph, h: Hierarchy, spans: Mapping[int, Span]
+) -> list[Diagnostic]:
     """MLO0505: metrics only on data that an upper level optimizes on, though a part is held out."""
     uppers = [p for p in h.levels if h.starred[p]]
     optimized = {d: p for p in uppers for d in data_of(model, graph, [model.level(p).objective])}
@@ -286,9 +417,17 @@ def _metrics(model: Model, graph: Graph, h: Hierarchy, spans: Mapping[int, Span]
     for metric, data in used.items():
         name = next((d for d in data if d in optimized), None)
         if name is not None and all(d in optimized for d in data):
-            found.append(report(
-                "MLO0505", metric.span, metric=metric.name, name=name, level=optimized[name],
-                label="not held out", notes=[f"no level sees `{min(held_out)}`: measure there"]))
+            found.append(
+                report(
+                    "MLO0505",
+                    metric.span,
+                    metric=metric.name,
+                    name=name,
+                    level=optimized[name],
+                    label="not held out",
+                    notes=[f"no level sees `{min(held_out)}`: measure there"],
+                )
+            )
     return found
 
 
@@ -309,9 +448,18 @@ def _references(model: Model, h: Hierarchy) -> list[Diagnostic]:
         for path, use in refs:
             if path not in names:
                 near = closest(path, names)
-                found.append(report("MLO0801", setting.span, name=path, use=use,
-                                    suggestions=[Suggestion(f"did you mean `{n}`?", (), "maybe-incorrect") for n in near],
-                                    notes=[f"known: {', '.join(names)}"]))
+                found.append(
+                    report(
+                        "MLO0801",
+                        setting.span,
+                        name=path,
+                        use=use,
+                        suggestions=[
+                            Suggestion(f"did you mean `{n}`?", (), "maybe-incorrect") for n in near
+                        ],
+                        notes=[f"known: {', '.join(names)}"],
+                    )
+                )
         if key == "export" and isinstance(setting.value, tuple):
             for ref in setting.value:
                 if isinstance(ref, Ref) and not _exists(model, ref.path):
@@ -326,7 +474,10 @@ def _references(model: Model, h: Hierarchy) -> list[Diagnostic]:
 def _exists(model: Model, path: str) -> bool:
     level, _, name = path.partition(".")
     owner = next((lv for lv in model.levels if lv.name == level), None)
-    return owner is not None and name in {*(v.name for v in owner.variables), *(n.name for n in owner.networks)}
+    return owner is not None and name in {
+        *(v.name for v in owner.variables),
+        *(n.name for n in owner.networks),
+    }
 
 
 __all__ = ["Edit", "check", "data_of"]

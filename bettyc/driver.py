@@ -34,7 +34,8 @@ class Checked:
     """A program after all passes that need no data.
 
     sources: every text a span may point into. model is None when there are errors that prevent it,
-    hierarchy when there is no order. file: the tree with all overrides applied, written: as it stands.
+    hierarchy when there is no order. file: the tree with all overrides applied, written: as it
+    stands.
     folder: where relative paths resolve against.
     """
 
@@ -68,19 +69,35 @@ class Checked:
             return ""
         changes = list(overrides.edits(self.written, self.file))
         parsed = parse(apply_edits(self.source.text, changes), self.name)
-        return format_file(parsed.file, parsed.source) if parsed.file and not parsed.diagnostics else ""
+        return (
+            format_file(parsed.file, parsed.source)
+            if parsed.file and not parsed.diagnostics
+            else ""
+        )
 
     def shown(self, levels: Levels | None = None) -> list[Diagnostic]:
         """The findings to show, after `# mlo: allow` comments and the flags."""
-        statements = [] if self.file is None else [
-            s.span for item in self.file.items
-            for s in (item, *(item.body if isinstance(item, ast.Level) else ()))]
+        statements = (
+            []
+            if self.file is None
+            else [
+                s.span
+                for item in self.file.items
+                for s in (item, *(item.body if isinstance(item, ast.Level) else ()))
+            ]
+        )
         return suppress(self.diagnostics, self.comments, self.sources, statements, levels)
 
     def rebind(self, sizes: Mapping[str, int]) -> Checked:
         """The same program with dims bound from outside."""
-        return check(self.source.text, self.name, self.options, folder=self.folder, read=self.read,
-                     sizes={**self.sizes, **sizes})
+        return check(
+            self.source.text,
+            self.name,
+            self.options,
+            folder=self.folder,
+            read=self.read,
+            sizes={**self.sizes, **sizes},
+        )
 
 
 def check_file(path: str, options: Options | None = None) -> Checked:
@@ -91,15 +108,28 @@ def check_file(path: str, options: Options | None = None) -> Checked:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        found = report("MLO0101", None, character=f"\\x{raw[error.start]:02x}",
-                       notes=[f"`{path}` is not UTF-8 text (line {line})"])
+        found = report(
+            "MLO0101",
+            None,
+            character=f"\\x{raw[error.start]:02x}",
+            notes=[f"`{path}` is not UTF-8 text (line {line})"],
+        )
         return _failed(path, "", folder, options or Options(), [found])
     return check(text, path, options, folder=folder)
 
 
-def check(text: str, name: str, options: Options | None = None, *, folder: str | None = None,
-          read: Callable[[str], str] | None = None, sizes: Mapping[str, int] | None = None) -> Checked:
-    """Check a program text. `read` gives the text of an imported file by its path (default: the file system)."""
+def check(
+    text: str,
+    name: str,
+    options: Options | None = None,
+    *,
+    folder: str | None = None,
+    read: Callable[[str], str] | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> Checked:
+    """Check a program text. `read` gives the text of an imported file by its path (default: the
+    file system).
+    """
     options = options or Options()
     folder = folder if folder is not None else "."
     read = read or (lambda path: Path(path).read_bytes().decode("utf-8-sig"))
@@ -119,26 +149,69 @@ def check(text: str, name: str, options: Options | None = None, *, folder: str |
     found += wrong
     _imports(unit, folder, read, (name,), sources, comments, found)
     bound = {**dict(options.mock or ()), **(sizes or {})}
-    result = elaborate(unit, Path(name).stem if name != "<stdin>" else "stdin", bound, changed.origins)
+    result = elaborate(
+        unit, Path(name).stem if name != "<stdin>" else "stdin", bound, changed.origins
+    )
     found += result.diagnostics
     fine = not any(d.severity == "error" for d in found)
-    return Checked(name, parsed.source, sources, file, unit, result.model if fine else None, result.graph,
-                   result.spans, result.hierarchy if fine else None, tuple(in_order(found, name)), comments,
-                   parsed.file, folder, options, bound, read)
+    return Checked(
+        name,
+        parsed.source,
+        sources,
+        file,
+        unit,
+        result.model if fine else None,
+        result.graph,
+        result.spans,
+        result.hierarchy if fine else None,
+        tuple(in_order(found, name)),
+        comments,
+        parsed.file,
+        folder,
+        options,
+        bound,
+        read,
+    )
 
 
-def _failed(name: str, text: str, folder: str, options: Options, found: Sequence[Diagnostic],
-            comments: Mapping[str, Comments] | None = None, file: ast.File | None = None) -> Checked:
+def _failed(
+    name: str,
+    text: str,
+    folder: str,
+    options: Options,
+    found: Sequence[Diagnostic],
+    comments: Mapping[str, Comments] | None = None,
+    file: ast.File | None = None,
+) -> Checked:
     source = Source(name, text)
-    return Checked(name, source, {name: source}, None, None, None, Graph(), {}, None, tuple(found),
-                   comments or {}, None, folder, options)
+    return Checked(
+        name,
+        source,
+        {name: source},
+        None,
+        None,
+        None,
+        Graph(),
+        {},
+        None,
+        tuple(found),
+        comments or {},
+        None,
+        folder,
+        options,
+    )
 
 
 def in_order(found: Sequence[Diagnostic], main: str) -> list[Diagnostic]:
     """By place, the main file first; those without a place last."""
+
     def key(d: Diagnostic) -> tuple[bool, bool, str, int]:
-        return (d.span is None, d.span is not None and d.span.file != main,
-                d.span.file if d.span else "", d.span.start if d.span else 0)
+        return (
+            d.span is None,
+            d.span is not None and d.span.file != main,
+            d.span.file if d.span else "",
+            d.span.start if d.span else 0,
+        )
 
     return sorted(found, key=key)
 
@@ -153,12 +226,20 @@ def _version(file: ast.File) -> list[Diagnostic]:
         numbers = (99,)
     if numbers <= LANGUAGE:
         return []
-    return [report("MLO0110", file.version.span, needed=text, spoken=".".join(map(str, LANGUAGE)),
-                   label="newer than this compiler")]
+    return [
+        report(
+            "MLO0110",
+            file.version.span,
+            needed=text,
+            spoken=".".join(map(str, LANGUAGE)),
+            label="newer than this compiler",
+        )
+    ]
 
 
-def _override(file: ast.File, options: Options, name: str,
-              sources: dict[str, Source]) -> tuple[overrides.Rewritten, list[Diagnostic]]:
+def _override(
+    file: ast.File, options: Options, name: str, sources: dict[str, Source]
+) -> tuple[overrides.Rewritten, list[Diagnostic]]:
     found: list[Diagnostic] = []
     values: list[overrides.Override] = []
     for item in file.items:
@@ -177,14 +258,22 @@ def _override(file: ast.File, options: Options, name: str,
         found += problems
         sources.update({t.name: t for t in texts})
     data, problems, texts = overrides.from_text(
-        [overrides.data_override(n, uri) for n, uri in options.data], "--data")
+        [overrides.data_override(n, uri) for n, uri in options.data], "--data"
+    )
     sources.update({t.name: t for t in texts})
     changed = overrides.rewrite(file, values, data)
     return changed, [*found, *problems, *changed.diagnostics]
 
 
-def _imports(unit: Unit, folder: str, read: Callable[[str], str], chain: tuple[str, ...],
-             sources: dict[str, Source], comments: dict[str, Comments], found: list[Diagnostic]) -> None:
+def _imports(
+    unit: Unit,
+    folder: str,
+    read: Callable[[str], str],
+    chain: tuple[str, ...],
+    sources: dict[str, Source],
+    comments: dict[str, Comments],
+    found: list[Diagnostic],
+) -> None:
     """Read the imported files, their imports included."""
     for item in unit.file.items:
         if not isinstance(item, ast.Import):
@@ -192,15 +281,22 @@ def _imports(unit: Unit, folder: str, read: Callable[[str], str], chain: tuple[s
         path = posixpath.normpath(posixpath.join(folder, item.path.value))
         alias = item.alias.text if item.alias is not None else Path(path).stem
         if path in chain:
-            shown = " → ".join(Path(p).name for p in (*chain[chain.index(path):], path))
+            shown = " → ".join(Path(p).name for p in (*chain[chain.index(path) :], path))
             found.append(report("MLO0211", item.path.span, name=item.path.value, chain=shown))
             continue
         try:
             text = read(path)
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "is not UTF-8 text"
-            found.append(report("MLO0506", item.path.span, path=item.path.value, problem=f"cannot be read: {reason}",
-                                notes=["paths are relative to the program"]))
+            found.append(
+                report(
+                    "MLO0506",
+                    item.path.span,
+                    path=item.path.value,
+                    problem=f"cannot be read: {reason}",
+                    notes=["paths are relative to the program"],
+                )
+            )
             continue
         parsed = parse(text, path)
         sources[path] = parsed.source
@@ -212,8 +308,14 @@ def _imports(unit: Unit, folder: str, read: Callable[[str], str], chain: tuple[s
         inner.prefix = f"{unit.prefix}{alias}."
         found += wrong
         for level in inner.levels.values():
-            found.append(report("MLO0204", level.node.name.span, name=level.name,
-                                label="levels cannot be imported",
-                                secondary=[Label(item.span, "imported here")]))
+            found.append(
+                report(
+                    "MLO0204",
+                    level.node.name.span,
+                    name=level.name,
+                    label="levels cannot be imported",
+                    secondary=[Label(item.span, "imported here")],
+                )
+            )
         unit.imports[alias] = inner
         _imports(inner, posixpath.dirname(path), read, (*chain, path), sources, comments, found)

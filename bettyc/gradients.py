@@ -22,7 +22,9 @@ OWNED = ("var", "module")
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a gradient ends: at which operator, and why ("detach", "flat", "blocked", "nondiff")."""
+    """Where a gradient ends: at which operator, and why ("detach", "flat", "blocked",
+    "nondiff").
+    """
 
     node: int
     reason: str
@@ -37,13 +39,16 @@ class Flow:
         levels = model.levels
         self.levels = {level.name: level for level in levels}
         self.arguments = {(e.name, k): p for e in model.externs for k, p in enumerate(e.parameters)}
-        self.sampled = {(ref.path.partition(".")[0], d.name): d for d in model.data for ref in d.samples}
+        self.sampled = {
+            (ref.path.partition(".")[0], d.name): d for d in model.data for ref in d.samples
+        }
         self.carried: dict[str, frozenset[tuple[str, str]]] = {}
         self.cuts: dict[str, dict[tuple[str, str], Cut]] = {}
         for level in levels:
             roots = [level.objective, *formulas(level)]
             self.carried[level.name] = frozenset(
-                owned for root in roots for owned in carried(graph, root)) | started(model, level)
+                owned for root in roots for owned in carried(graph, root)
+            ) | started(model, level)
             self.cuts[level.name] = cut_reads(graph, roots, self.carried[level.name])
 
     def touches(self, reader: str, level: str) -> bool:
@@ -74,7 +79,10 @@ def started(model: Model, level: Level) -> frozenset[tuple[str, str]]:
         return frozenset()
     source = value.positional[0]
     owner, _, name = source.path.partition(".") if isinstance(source, Ref) else ("", "", "")
-    if any(r.level == owner and r.name == name and r.mode == "value" and not r.detached for r in level.reads):
+    if any(
+        r.level == owner and r.name == name and r.mode == "value" and not r.detached
+        for r in level.reads
+    ):
         network = next((n for n in model.level(owner).networks if n.name == name), None)
         names = network.variables if network is not None and network.variables else (name,)
         return frozenset((owner, n) for n in names)
@@ -192,44 +200,91 @@ def _cut(flow: Flow, level: Level, variable: str, cut: Cut) -> Diagnostic:
     op = flow.graph[cut.node].op
     secondary = [Label(level.span, "this level's variables need a gradient")]
     if cut.reason == "detach":
-        return report("MLO0312", span, level=level.name, label="no gradient passes here",
-                      secondary=secondary,
-                      notes=["remove the `detach`, or let another term carry the gradient"])
+        return report(
+            "MLO0312",
+            span,
+            level=level.name,
+            label="no gradient passes here",
+            secondary=secondary,
+            notes=["remove the `detach`, or let another term carry the gradient"],
+        )
     if cut.reason == "nondiff":
         function = flow.graph[cut.node].attr("name")
-        return report("MLO0316", span, level=level.name, function=function,
-                      argument=flow.arguments.get((function, cut.operand), str(cut.operand)),
-                      label="declared `nondiff`", secondary=secondary)
+        return report(
+            "MLO0316",
+            span,
+            level=level.name,
+            function=function,
+            argument=flow.arguments.get((function, cut.operand), str(cut.operand)),
+            label="declared `nondiff`",
+            secondary=secondary,
+        )
     if cut.reason == "blocked":
-        return report("MLO0315", span, level=level.name, name=f"{level.name}.{variable}",
-                      label="labels and indices carry no gradient", secondary=secondary)
-    cures = {"argmax": "softmax", "round": "straight_through", "sign": "tanh", "gt": "sigmoid", "lt": "sigmoid"}
+        return report(
+            "MLO0315",
+            span,
+            level=level.name,
+            name=f"{level.name}.{variable}",
+            label="labels and indices carry no gradient",
+            secondary=secondary,
+        )
+    cures = {
+        "argmax": "softmax",
+        "round": "straight_through",
+        "sign": "tanh",
+        "gt": "sigmoid",
+        "lt": "sigmoid",
+    }
     cure = cures.get(op, "straight_through")
-    return report("MLO0314", span, level=level.name, function=op,
-                  label="its derivative is zero almost everywhere", secondary=secondary,
-                  suggestions=[Suggestion(f"use a smooth function, such as `{cure}`", (), "has-placeholders")])
+    return report(
+        "MLO0314",
+        span,
+        level=level.name,
+        function=op,
+        label="its derivative is zero almost everywhere",
+        secondary=secondary,
+        suggestions=[
+            Suggestion(f"use a smooth function, such as `{cure}`", (), "has-placeholders")
+        ],
+    )
 
 
 def _sampling(level: Level, flow: Flow) -> Diagnostic | None:
     """MLO0313: the level's variables enter only through what a source samples with them."""
-    reached = {node.attr("draw") or node.attr("data") for _, node in flow.graph.leaves(level.objective)}
+    reached = {
+        node.attr("draw") or node.attr("data") for _, node in flow.graph.leaves(level.objective)
+    }
     for (owner, name), data in flow.sampled.items():
         if owner == level.name and name in reached:
-            return report("MLO0313", data.span, level=level.name, source=data.source.name,
-                          label="sampling has no gradient",
-                          secondary=[Label(level.objective_span, "the objective feels it only through the sample")],
-                          notes=["differentiate through the sampling itself: `hypergrad = score(...)`, "
-                                 "reparametrised sampling, or read the value directly"])
+            return report(
+                "MLO0313",
+                data.span,
+                level=level.name,
+                source=data.source.name,
+                label="sampling has no gradient",
+                secondary=[
+                    Label(level.objective_span, "the objective feels it only through the sample")
+                ],
+                notes=[
+                    "differentiate through the sampling itself: `hypergrad = score(...)`, "
+                    "reparametrised sampling, or read the value directly"
+                ],
+            )
     return None
 
 
 def _never_arrives(level: Level, h: Hierarchy, starred: list[str]) -> Diagnostic:
-    names = [v.name for v in level.variables if "." not in v.name] + [n.name for n in level.networks]
+    names = [v.name for v in level.variables if "." not in v.name] + [
+        n.name for n in level.networks
+    ]
     own = ", ".join(f"`{level.name}.{n}`" for n in names)
     read = h.starred[level.name][starred[0]]
     bare = f"{read.level}.{read.name}"
     return report(
-        "MLO0311", read.span, level=level.name, variables=own,
+        "MLO0311",
+        read.span,
+        level=level.name,
+        variables=own,
         label=f"the solution of `{read.level}` does not depend on `{level.name}`",
         secondary=[Label(level.span, "its variables are read by no level below")],
         suggestions=[
@@ -247,11 +302,22 @@ def _own_unused(level: Level, h: Hierarchy) -> Diagnostic:
         suggestions.append(Suggestion("remove the `detach` around it", (), "has-placeholders"))
     if not suggestions:
         names = ", ".join(f"`{v.name}`" for v in level.variables if "." not in v.name)
-        suggestions.append(Suggestion(
-            f"use {names or 'its network'} in the objective, or star the level whose solution should carry it",
-            (), "has-placeholders"))
-    return report("MLO0310", level.objective_span, level=level.name, secondary=secondary,
-                  label="none of its own variables is in here", suggestions=suggestions)
+        suggestions.append(
+            Suggestion(
+                f"use {names or 'its network'} in the objective, "
+                "or star the level whose solution should carry it",
+                (),
+                "has-placeholders",
+            )
+        )
+    return report(
+        "MLO0310",
+        level.objective_span,
+        level=level.name,
+        secondary=secondary,
+        label="none of its own variables is in here",
+        suggestions=suggestions,
+    )
 
 
 def _without_influence(flow: Flow) -> list[Diagnostic]:
@@ -261,13 +327,27 @@ def _without_influence(flow: Flow) -> list[Diagnostic]:
         owned = [(v.name, v.span) for v in level.variables if not _of_network(level, v.name)]
         for name, span in owned:
             if (level.name, name) not in everywhere:
-                found.append(report("MLO0317", span, level=level.name, name=name,
-                                    label="no objective depends on it"))
+                found.append(
+                    report(
+                        "MLO0317",
+                        span,
+                        level=level.name,
+                        name=name,
+                        label="no objective depends on it",
+                    )
+                )
         for network in level.networks:
             names = network.variables or (network.name,)
             if not any((level.name, n) in everywhere for n in names):
-                found.append(report("MLO0317", network.span, level=level.name, name=network.name,
-                                    label="no objective depends on it"))
+                found.append(
+                    report(
+                        "MLO0317",
+                        network.span,
+                        level=level.name,
+                        name=network.name,
+                        label="no objective depends on it",
+                    )
+                )
     return found
 
 
@@ -280,9 +360,18 @@ def _never_read(flow: Flow, h: Hierarchy) -> list[Diagnostic]:
         return []
     found = []
     for level in flow.levels.values():
-        readers = [p for p in flow.levels if p != level.name and any(
-            r.level == level.name for r in flow.levels[p].reads)]
+        readers = [
+            p
+            for p in flow.levels
+            if p != level.name and any(r.level == level.name for r in flow.levels[p].reads)
+        ]
         if not readers and not any(r.level != level.name for r in level.reads):
-            found.append(report("MLO0318", level.span, level=level.name,
-                                label="no other level reads it, and it reads none"))
+            found.append(
+                report(
+                    "MLO0318",
+                    level.span,
+                    level=level.name,
+                    label="no other level reads it, and it reads none",
+                )
+            )
     return found

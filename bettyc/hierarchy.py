@@ -11,6 +11,7 @@ NetworkX takes 0.17 s, most of what `bettyc check` may take.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
@@ -25,7 +26,8 @@ from bettyc.model import Read
 class Mentions:
     """What one level's objective mentions of the others, in the order of the text.
 
-    stars: spans of the `*.` tokens are not needed: inserting a star is an edit at the dot, so each read
+    stars: spans of the `*.` tokens are not needed: inserting a star is an edit at the dot, so each
+    read
     carries the span of the whole mention. lets: name and span of the level's `let`s, for MLO0307.
     """
 
@@ -36,10 +38,12 @@ class Mentions:
 
 @dataclass
 class Hierarchy:
-    """The order of the levels. `below[p]` are all levels under p; `order` is from lowest to highest.
+    """The order of the levels. `below[p]` are all levels under p; `order` is from lowest to
+    highest.
 
     starred[p][q] and value[p][q]: the first mention that makes q's response / value part of p's
-    objective; frozen[p][q]: starred inside `detach`; implied[p][r]: the read of r by the starred level.
+    objective; frozen[p][q]: starred inside `detach`; implied[p][r]: the read of r by the starred
+    level.
     """
 
     levels: tuple[str, ...]
@@ -51,7 +55,9 @@ class Hierarchy:
     order: tuple[str, ...] = ()
 
     def depends(self, level: str, on: str) -> bool:
-        """Does the level's solution move with the variables of `on`, levels between them included?"""
+        """Does the level's solution move with the variables of `on`, levels between them
+        included?
+        """
         seen: set[str] = set()
         stack = [level]
         while stack:
@@ -66,7 +72,9 @@ class Hierarchy:
         return False
 
     def _solution_reads(self, level: str) -> set[str]:
-        """The levels whose values enter the level's solution, those of its starred levels included."""
+        """The levels whose values enter the level's solution, those of its starred levels
+        included.
+        """
         result: set[str] = set()
         seen: set[str] = set()
         stack = [level]
@@ -80,7 +88,8 @@ class Hierarchy:
         return result - {level}
 
     def arrows(self, root: str) -> dict[str, tuple[str, ...]]:
-        """The relation Q => R on `root` and the levels below it, along which adjoints flow (DESIGN 3).
+        """The relation Q => R on `root` and the levels below it, along which adjoints flow (DESIGN
+        3).
 
         Q => R if Q reads R's value, or Q stars R and R's solution does not move with Q's variables.
         """
@@ -122,7 +131,9 @@ class Hierarchy:
 
 
 def stable_order(graph: Mapping[str, Iterable[str]]) -> list[str]:
-    """A topological order (predecessors first) that depends on names alone, not on the order of the text."""
+    """A topological order (predecessors first) that depends on names alone, not on the order of
+    the text.
+    """
     sorter: TopologicalSorter[str] = TopologicalSorter(graph)
     sorter.prepare()
     order: list[str] = []
@@ -134,11 +145,15 @@ def stable_order(graph: Mapping[str, Iterable[str]]) -> list[str]:
 
 
 def infer(mentions: Sequence[Mentions]) -> tuple[Hierarchy, list[Diagnostic]]:
-    """The hierarchy and what is wrong with it. With errors, `order` is empty where it has no meaning."""
+    """The hierarchy and what is wrong with it. With errors, `order` is empty where it has no
+    meaning.
+    """
     h, diagnostics = infer_once(mentions)
     if h.order:
         mixed = {(d.span, d.code) for d in diagnostics}
-        skip = {(m.level, r.level) for m in mentions for r in m.reads if (r.span, "MLO0213") in mixed}
+        skip = {
+            (m.level, r.level) for m in mentions for r in m.reads if (r.span, "MLO0213") in mixed
+        }
         diagnostics += _undirected(mentions, h, skip)
     return h, diagnostics
 
@@ -175,10 +190,17 @@ def infer_once(mentions: Sequence[Mentions]) -> tuple[Hierarchy, list[Diagnostic
 
 def _own_star(read: Read) -> Diagnostic:
     return report(
-        "MLO0302", read.span, level=read.level, label="its own solution",
-        suggestions=[Suggestion(
-            f"inside its own level a variable is just `{read.name}`",
-            (Edit(read.span, read.name),), "machine-applicable")],
+        "MLO0302",
+        read.span,
+        level=read.level,
+        label="its own solution",
+        suggestions=[
+            Suggestion(
+                f"inside its own level a variable is just `{read.name}`",
+                (Edit(read.span, read.name),),
+                "machine-applicable",
+            )
+        ],
     )
 
 
@@ -191,13 +213,21 @@ def _mixed_reads(mentions: Sequence[Mentions], h: Hierarchy) -> dict[tuple[str, 
             if bare is None:
                 continue
             found[m.level, q] = report(
-                "MLO0213", bare.span, level=q, starred=f"{q}*.{star.name}", bare=f"{q}.{bare.name}",
-                label="a current value", secondary=[Label(star.span, "a response")],
+                "MLO0213",
+                bare.span,
+                level=q,
+                starred=f"{q}*.{star.name}",
+                bare=f"{q}.{bare.name}",
+                label="a current value",
+                secondary=[Label(star.span, "a response")],
                 notes=["a level is solved jointly: all of its variables are its response, or none"],
                 suggestions=[
                     Suggestion("star both", (star_edit(bare),), "maybe-incorrect"),
-                    Suggestion("or take this one as a constant",
-                               detach_edits(bare, star=True), "maybe-incorrect"),
+                    Suggestion(
+                        "or take this one as a constant",
+                        detach_edits(bare, star=True),
+                        "maybe-incorrect",
+                    ),
                 ],
             )
             del h.value[m.level][q]
@@ -224,7 +254,9 @@ def detach_edits(read: Read, star: bool) -> tuple[Edit, ...]:
 
 
 def _imply(h: Hierarchy) -> None:
-    """Levels that a starred level reads, and whose own value reads lead back to the one that stars."""
+    """Levels that a starred level reads, and whose own value reads lead back to the one that
+    stars.
+    """
     for p in h.levels:
         pending = list({**h.starred[p], **h.frozen[p]})
         seen = set(pending)
@@ -253,7 +285,9 @@ def _leads_to(h: Hierarchy, start: str, goal: str) -> bool:
 
 
 def _cycles(mentions: Sequence[Mentions], h: Hierarchy) -> list[Diagnostic]:
-    """MLO0301 and MLO0307 for cycles of stars, MLO0305 for pairs that are each implied below the other."""
+    """MLO0301 and MLO0307 for cycles of stars, MLO0305 for pairs that are each implied below the
+    other.
+    """
     down = {p: set(h.starred[p]) | set(h.frozen[p]) for p in h.levels}
     try:
         list(stable_order(down))
@@ -278,28 +312,46 @@ def _mention(h: Hierarchy, p: str, q: str) -> Read:
 
 
 def _star_cycle(mentions: Sequence[Mentions], h: Hierarchy, chain: list[str]) -> Diagnostic:
-    reads = [(p, _mention(h, p, q)) for p, q in zip(chain, chain[1:], strict=False)]
+    reads = [(p, _mention(h, p, q)) for p, q in itertools.pairwise(chain)]
     for p, read in reads:
         lets = next(m.lets for m in mentions if m.level == p)
         for name, span in lets:
             if span.file == read.span.file and span.start <= read.span.start < span.end:
                 return report(
-                    "MLO0307", read.span, name=name, level=p, upper=read.level,
+                    "MLO0307",
+                    read.span,
+                    name=name,
+                    level=p,
+                    upper=read.level,
                     label="a response of a level above",
-                    secondary=[Label(r.span, f"`{q}` stars `{r.level}` here") for q, r in reads if r is not read],
-                    suggestions=[Suggestion(
-                        f"read its current value, `{read.level}.{read.name}`",
-                        (unstar_edit(read),), "maybe-incorrect")],
+                    secondary=[
+                        Label(r.span, f"`{q}` stars `{r.level}` here")
+                        for q, r in reads
+                        if r is not read
+                    ],
+                    suggestions=[
+                        Suggestion(
+                            f"read its current value, `{read.level}.{read.name}`",
+                            (unstar_edit(read),),
+                            "maybe-incorrect",
+                        )
+                    ],
                 )
     text = ", ".join(f"`{p}` stars `{read.level}`" for p, read in reads)
     first = reads[0][1]
     return report(
-        "MLO0301", first.span, chain=text, label=f"`{reads[0][0]}` stars `{first.level}`",
+        "MLO0301",
+        first.span,
+        chain=text,
+        label=f"`{reads[0][0]}` stars `{first.level}`",
         secondary=[Label(r.span, f"`{p}` stars `{r.level}`") for p, r in reads[1:]],
         notes=["a loop of responses has no top"],
         suggestions=[
-            Suggestion(f"drop this star: `{p}` then reads the current value of `{r.level}`",
-                       (unstar_edit(r),), "maybe-incorrect")
+            Suggestion(
+                f"drop this star: `{p}` then reads the current value of `{r.level}`",
+                (unstar_edit(r),),
+                "maybe-incorrect",
+            )
             for p, r in reads
         ],
     )
@@ -307,18 +359,29 @@ def _star_cycle(mentions: Sequence[Mentions], h: Hierarchy, chain: list[str]) ->
 
 def _implied_cycle(h: Hierarchy, chain: list[str]) -> Diagnostic:
     first, second = chain[0], chain[1]
-    both = (set(h.starred[first]) | set(h.frozen[first])) & (set(h.starred[second]) | set(h.frozen[second]))
+    both = (set(h.starred[first]) | set(h.frozen[first])) & (
+        set(h.starred[second]) | set(h.frozen[second])
+    )
     lower = min(both, default=min({**h.starred[first], **h.frozen[first]}, default=second))
     read = h.value[first].get(second) or _mention(h, first, second)
     back = h.value[second].get(first)
     return report(
-        "MLO0305", read.span, first=first, second=second, lower=lower,
+        "MLO0305",
+        read.span,
+        first=first,
+        second=second,
+        lower=lower,
         label=f"`{read.level}.{read.name}` is read here",
         secondary=[Label(back.span, "and here the other way round")] if back else [],
-        notes=[f"both would be below the other, since the response of `{lower}` passes through both"],
+        notes=[
+            f"both would be below the other, since the response of `{lower}` passes through both"
+        ],
         suggestions=[
-            Suggestion(f"put `{r.level}` below: read its response", (star_edit(r),), "maybe-incorrect")
-            for r in (read, back) if r is not None and r.mode == "value"
+            Suggestion(
+                f"put `{r.level}` below: read its response", (star_edit(r),), "maybe-incorrect"
+            )
+            for r in (read, back)
+            if r is not None and r.mode == "value"
         ],
     )
 
@@ -337,7 +400,8 @@ def _undirected(
     """MLO0319, one per pair of levels: a bare read is legal only of a level above."""
     pairs = _undirected_pairs(mentions, h, skip)
     if len(pairs) > 1:
-        # one forgotten star also leaves undecided what its response passes through: name the star only
+        # one forgotten star also leaves undecided what its response passes through: name the star
+        # only
         cause = next((pair for pair in pairs if _star_cures_all(mentions, *pair)), None)
         pairs = [cause] if cause is not None else pairs
     return [_undirected_pair(h, p, read) for p, read in pairs]
@@ -346,16 +410,23 @@ def _undirected(
 def _star_cures_all(mentions: Sequence[Mentions], p: str, read: Read) -> bool:
     """Would starring what `p` reads of that level leave nothing undecided?"""
     starred = [
-        Mentions(m.level, tuple(
-            replace(r, mode="response") if m.level == p and r.level == read.level else r for r in m.reads), m.lets)
+        Mentions(
+            m.level,
+            tuple(
+                replace(r, mode="response") if m.level == p and r.level == read.level else r
+                for r in m.reads
+            ),
+            m.lets,
+        )
         for m in mentions
     ]
     changed, wrong = infer_once(starred)
     return not wrong and not _undirected_pairs(starred, changed, set())
 
 
-def _undirected_pairs(mentions: Sequence[Mentions], h: Hierarchy,
-                      skip: set[tuple[str, str]]) -> list[tuple[str, Read]]:
+def _undirected_pairs(
+    mentions: Sequence[Mentions], h: Hierarchy, skip: set[tuple[str, str]]
+) -> list[tuple[str, Read]]:
     """(reader, first mention) of each pair of levels whose order is not decided."""
     found = []
     done: set[frozenset[str]] = {frozenset(pair) for pair in skip}
@@ -373,24 +444,49 @@ def _undirected_pair(h: Hierarchy, p: str, read: Read) -> Diagnostic:
     q = read.level
     back = h.value[q].get(p)
     notes: list[Note | str] = []
-    suggestions = [Suggestion(
-        f"if `{q}` is solved below `{p}`, read its response (differentiated)",
-        (star_edit(read),), "maybe-incorrect")]
+    suggestions = [
+        Suggestion(
+            f"if `{q}` is solved below `{p}`, read its response (differentiated)",
+            (star_edit(read),),
+            "maybe-incorrect",
+        )
+    ]
     if back is not None:
         notes.append(Note(f"`{q}` reads `{p}.{back.name}` in turn", back.span))
         suggestions += [
-            Suggestion(f"if `{p}` is solved below `{q}`, read the response of `{p}` in `{q}`",
-                       (star_edit(back),), "maybe-incorrect"),
-            Suggestion("if the two play simultaneously, say so on both reads",
-                       (*detach_edits(read, star=False), *detach_edits(back, star=False)), "maybe-incorrect"),
+            Suggestion(
+                f"if `{p}` is solved below `{q}`, read the response of `{p}` in `{q}`",
+                (star_edit(back),),
+                "maybe-incorrect",
+            ),
+            Suggestion(
+                "if the two play simultaneously, say so on both reads",
+                (*detach_edits(read, star=False), *detach_edits(back, star=False)),
+                "maybe-incorrect",
+            ),
         ]
     else:
-        suggestions.append(Suggestion(
-            "or take its solution as a constant (first order)", detach_edits(read, star=True), "maybe-incorrect"))
-        suggestions.append(Suggestion(
-            f"or, if `{q}` is above `{p}`, let `{q}` star a variable of `{p}`", (), "has-placeholders"))
+        suggestions.append(
+            Suggestion(
+                "or take its solution as a constant (first order)",
+                detach_edits(read, star=True),
+                "maybe-incorrect",
+            )
+        )
+        suggestions.append(
+            Suggestion(
+                f"or, if `{q}` is above `{p}`, let `{q}` star a variable of `{p}`",
+                (),
+                "has-placeholders",
+            )
+        )
     return report(
-        "MLO0319", read.span, read=f"{q}.{read.name}", reader=p, level=q,
+        "MLO0319",
+        read.span,
+        read=f"{q}.{read.name}",
+        reader=p,
+        level=q,
         label="a bare read is a current value and carries no gradient",
-        notes=notes, suggestions=suggestions,
+        notes=notes,
+        suggestions=suggestions,
     )

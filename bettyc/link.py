@@ -26,7 +26,8 @@ def link(checked: Checked, shapes: Shapes | None = None, *, complete: bool = Tru
     """The program with its dims bound, checked again.
 
     shapes: overrides how a data set's sizes are found (data in memory, sources from Python); it may
-    answer (None, []) to leave it to the file readers. complete: every dim has to be bound in the end.
+    answer (None, []) to leave it to the file readers. complete: every dim has to be bound in the
+    end.
     """
     if checked.model is None:
         return checked
@@ -51,7 +52,9 @@ def link(checked: Checked, shapes: Shapes | None = None, *, complete: bool = Tru
     return linked
 
 
-def _bind(data: DataSet, declared: Type, found: Type, bound: dict[str, _Binding]) -> list[Diagnostic]:
+def _bind(
+    data: DataSet, declared: Type, found: Type, bound: dict[str, _Binding]
+) -> list[Diagnostic]:
     wrong: list[Diagnostic] = []
     have = dict(tensors(found))
     for path, want in tensors(declared):
@@ -77,19 +80,34 @@ def _bind_dim(data: DataSet, dim: Dim, size: int, bound: dict[str, _Binding]) ->
         return None
     if known.size == size:
         return None
-    return report("MLO0410", data.span, name=name, first=f"`{known.by.name}`", first_size=known.size,
-                  second=f"`{data.name}`", second_size=size, label=f"here it is {size}",
-                  secondary=[Label(known.by.span, f"here it is {known.size}")] if known.by is not data else [],
-                  notes=["declare a second dim"])
+    return report(
+        "MLO0410",
+        data.span,
+        name=name,
+        first=f"`{known.by.name}`",
+        first_size=known.size,
+        second=f"`{data.name}`",
+        second_size=size,
+        label=f"here it is {size}",
+        secondary=[Label(known.by.span, f"here it is {known.size}")]
+        if known.by is not data
+        else [],
+        notes=["declare a second dim"],
+    )
 
 
 def unbound(model: Model) -> list[str]:
     """Names of dims that types of variables, data and batches still have."""
     types: list[Tensor] = [v.type for level in model.levels for v in level.variables]
-    for d in (*model.data, *model.draws):
-        types += [t for _, t in tensors(d.type)]
+    for type_ in _drawn(model):
+        types += [t for _, t in tensors(type_)]
     names = {n for t in types for d in t.shape for n in d.names}
     return sorted(names)
+
+
+def _drawn(model: Model) -> list[Record | Tensor]:
+    """The types of data sets and batches."""
+    return [*(d.type for d in model.data), *(d.type for d in model.draws)]
 
 
 def _never_bound(checked: Checked, name: str) -> Diagnostic:
@@ -97,16 +115,30 @@ def _never_bound(checked: Checked, name: str) -> Diagnostic:
 
     decl = checked.unit.names.get(name) if checked.unit is not None else None
     span = decl.name.span if isinstance(decl, ast.DimDecl) else None
-    return report("MLO0411", span, name=name, label="its size is not known",
-                  notes=[f"give it a value (`dim {name} = 10`), or use it in the type of a data set that can be read"])
+    return report(
+        "MLO0411",
+        span,
+        name=name,
+        label="its size is not known",
+        notes=[
+            f"give it a value (`dim {name} = 10`), "
+            "or use it in the type of a data set that can be read"
+        ],
+    )
 
 
 def mock_sizes(model: Model, given: Mapping[str, int]) -> dict[str, int]:
     """Sizes for `--mock`: those given, and small different ones for the other dims."""
-    names = sorted({n for d in (*model.data, *model.draws) if isinstance(d.type, Record | Tensor)
-                    for _, t in tensors(d.type) for dim in (*t.shape, *((t.labels,) if t.labels else ()))
-                    for n in dim.names}
-                   | {n for n, v in model.dims if v is None})
+    names = sorted(
+        {
+            n
+            for type_ in _drawn(model)
+            for _, t in tensors(type_)
+            for dim in (*t.shape, *((t.labels,) if t.labels else ()))
+            for n in dim.names
+        }
+        | {n for n, v in model.dims if v is None}
+    )
     rows = {n for d in model.data if d.rows is not None for n in d.rows.names}
     parts = {p.rows.names for s in model.splits for p in s.parts}
     derived = {n for names_ in parts for n in names_}

@@ -20,8 +20,14 @@ LINTED = (ast.Param, ast.ExternFn, ast.ExternModule, ast.ExternSource, ast.Def, 
 IMPLICIT = ("cg", "neumann", "exact", "minres", "gmres", "nystrom")
 
 
-def check(model: Model, graph: Graph, h: Hierarchy, facts: Mapping[str, Facts], spans: Mapping[int, Span],
-          unit: Unit) -> list[Diagnostic]:
+def check(
+    model: Model,
+    graph: Graph,
+    h: Hierarchy,
+    facts: Mapping[str, Facts],
+    spans: Mapping[int, Span],
+    unit: Unit,
+) -> list[Diagnostic]:
     found = _unused(unit)
     found += _exponentials(model, graph, h, spans)
     for f in facts.values():
@@ -48,7 +54,8 @@ def _unused(unit: Unit) -> list[Diagnostic]:
             found.append(_unused_report(node))
     for level in unit.levels.values():
         inside: Counter[str] = Counter(
-            n.id for s in level.node.body for n in ast.walk(s) if isinstance(n, ast.Name))
+            n.id for s in level.node.body for n in ast.walk(s) if isinstance(n, ast.Name)
+        )
         for member in level.members.values():
             if isinstance(member, ast.Let | ast.Draw) and not inside[member.name.text]:
                 found.append(_unused_report(member))
@@ -56,13 +63,24 @@ def _unused(unit: Unit) -> list[Diagnostic]:
 
 
 def _unused_report(node: Any) -> Diagnostic:
-    suggestions = [] if isinstance(node, ast.DimDecl) else [
-        Suggestion("remove it", (Edit(node.span, ""),), "machine-applicable")]
-    return report("MLO0901", node.name.span, kind=KINDS[type(node)], name=node.name.text, label="never used",
-                  suggestions=suggestions)
+    suggestions = (
+        []
+        if isinstance(node, ast.DimDecl)
+        else [Suggestion("remove it", (Edit(node.span, ""),), "machine-applicable")]
+    )
+    return report(
+        "MLO0901",
+        node.name.span,
+        kind=KINDS[type(node)],
+        name=node.name.text,
+        label="never used",
+        suggestions=suggestions,
+    )
 
 
-def _exponentials(model: Model, graph: Graph, h: Hierarchy, spans: Mapping[int, Span]) -> list[Diagnostic]:
+def _exponentials(
+    model: Model, graph: Graph, h: Hierarchy, spans: Mapping[int, Span]
+) -> list[Diagnostic]:
     """MLO0902: `exp(upper.v)` of an unconstrained variable."""
     uppers = {p for p in h.levels if h.starred[p]}
     found = []
@@ -73,11 +91,22 @@ def _exponentials(model: Model, graph: Graph, h: Hierarchy, spans: Mapping[int, 
         leaf = graph[node.args[0]]
         if leaf.op != "var" or leaf.attr("level") not in uppers:
             continue
-        variable = next(v for v in model.level(leaf.attr("level")).variables if v.name == leaf.attr("name"))
+        variable = next(
+            v for v in model.level(leaf.attr("level")).variables if v.name == leaf.attr("name")
+        )
         if variable.domain is None:
             path = f"{leaf.attr('level')}.{variable.name}"
-            found.append(report("MLO0902", span, variable=path, label="keeps it positive",
-                                secondary=[Label(variable.span, "`in positive` does this, and reports natural units")]))
+            found.append(
+                report(
+                    "MLO0902",
+                    span,
+                    variable=path,
+                    label="keeps it positive",
+                    secondary=[
+                        Label(variable.span, "`in positive` does this, and reports natural units")
+                    ],
+                )
+            )
     return found
 
 
@@ -87,15 +116,25 @@ def _rate(f: Facts) -> float | None:
 
 
 def _rates(f: Facts, facts: Mapping[str, Facts], h: Hierarchy) -> list[Diagnostic]:
-    """MLO0903. Only where both levels use the same kind of optimizer: rates of sgd and adam do not compare."""
+    """MLO0903. Only where both levels use the same kind of optimizer: rates of sgd and adam do not
+    compare.
+    """
     upper_rate = _rate(f)
     for q in sorted(h.starred[f.name]):
         lower = facts[q]
         rate = _rate(lower)
         same = lower.optimizer.name == f.optimizer.name
         if upper_rate is not None and rate and same and upper_rate > 100 * rate:
-            return [report("MLO0903", span_of(f.level, "optimizer"), upper_rate=f"{upper_rate:g}", upper=f.name,
-                           lower_rate=f"{rate:g}", lower=q)]
+            return [
+                report(
+                    "MLO0903",
+                    span_of(f.level, "optimizer"),
+                    upper_rate=f"{upper_rate:g}",
+                    upper=f.name,
+                    lower_rate=f"{rate:g}",
+                    lower=q,
+                )
+            ]
     return []
 
 
@@ -103,8 +142,16 @@ def _stationary(f: Facts) -> list[Diagnostic]:
     """MLO0904: one step below an implicit strategy."""
     if f.strategy.name not in IMPLICIT or f.solves or (f.steps or 1) > 1:
         return []
-    return [report("MLO0904", span_of(f.level, "hypergrad"), level=f.name, steps="1 step",
-                   strategy=f.strategy.name, notes=["the implicit gradient is biased: `one_step`, `unroll`, or more steps"])]
+    return [
+        report(
+            "MLO0904",
+            span_of(f.level, "hypergrad"),
+            level=f.name,
+            steps="1 step",
+            strategy=f.strategy.name,
+            notes=["the implicit gradient is biased: `one_step`, `unroll`, or more steps"],
+        )
+    ]
 
 
 def _half_precision(f: Facts, model: Model) -> list[Diagnostic]:
@@ -112,8 +159,16 @@ def _half_precision(f: Facts, model: Model) -> list[Diagnostic]:
     precision = word(f.level.setting("precision"), word(model.setting("precision"), "fp32"))
     if precision != "fp16" or f.strategy.name != "cg":
         return []
-    return [report("MLO0804", span_of(f.level, "hypergrad"), precision=precision, strategy="cg", level=f.name,
-                   notes=["conjugate gradient breaks down in half precision: `bf16` solves in fp32"])]
+    return [
+        report(
+            "MLO0804",
+            span_of(f.level, "hypergrad"),
+            precision=precision,
+            strategy="cg",
+            level=f.name,
+            notes=["conjugate gradient breaks down in half precision: `bf16` solves in fp32"],
+        )
+    ]
 
 
 def _held_out(model: Model, graph: Graph, h: Hierarchy) -> list[Diagnostic]:
@@ -126,7 +181,13 @@ def _held_out(model: Model, graph: Graph, h: Hierarchy) -> list[Diagnostic]:
     used = [set(data_of(model, graph, [m.node])) for m in model.metrics]
     if any(u - seen for u in used):
         return []
-    return [report("MLO0905", model.metrics[0].span, label="every metric sees data that a level learns from")]
+    return [
+        report(
+            "MLO0905",
+            model.metrics[0].span,
+            label="every metric sees data that a level learns from",
+        )
+    ]
 
 
 def _constants(unit: Unit) -> list[Diagnostic]:
@@ -139,6 +200,14 @@ def _constants(unit: Unit) -> list[Diagnostic]:
             for node in ast.walk(statement):
                 if isinstance(node, ast.Number) and node.value not in (0, 1, 2, 0.5, 10):
                     places.setdefault(node.value, []).append(node)
-    return [report("MLO0907", nodes[0].span, value=nodes[0].text, count=len(nodes),
-                   secondary=[Label(n.span, "again") for n in nodes[1:]])
-            for nodes in places.values() if len(nodes) >= 3]
+    return [
+        report(
+            "MLO0907",
+            nodes[0].span,
+            value=nodes[0].text,
+            count=len(nodes),
+            secondary=[Label(n.span, "again") for n in nodes[1:]],
+        )
+        for nodes in places.values()
+        if len(nodes) >= 3
+    ]

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Exact:
     solves: ClassVar[bool] = True
 
 
-OPTIMIZERS: dict[str, type] = {
+OPTIMIZERS: dict[str, type[Any]] = {
     "auto": Auto,
     "exact": Exact,
     "sgd": SGD,

@@ -1,4 +1,6 @@
-"""What every front door (command line, Python, editors) may ask of the compiler: one frozen record."""
+"""What every front door (command line, Python, editors) may ask of the compiler: one frozen
+record.
+"""
 
 from __future__ import annotations
 

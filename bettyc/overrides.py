@@ -1,7 +1,7 @@
 """Values from outside the file: profiles, config files, `--set`, `--data`.
 
-They rewrite the syntax tree before anything is analysed, so that `--set k=v` is the same as editing the
-file, and the resolved program is the file with exactly those edits.
+They rewrite the syntax tree before anything is analysed, so that `--set k=v` is the same as
+editing the file, and the resolved program is the file with exactly those edits.
 Precedence: file < profile < config < --set.
 """
 
@@ -38,26 +38,43 @@ class Rewritten:
     diagnostics: tuple[Diagnostic, ...]
 
 
-def from_text(pairs: Sequence[tuple[str, str]], origin: str) -> tuple[list[Override], list[Diagnostic], list[Source]]:
+def from_text(
+    pairs: Sequence[tuple[str, str]], origin: str
+) -> tuple[list[Override], list[Diagnostic], list[Source]]:
     """`--set` pairs, each parsed as `path = value`."""
     overrides: list[Override] = []
     diagnostics: list[Diagnostic] = []
     sources: list[Source] = []
     for k, (path, text) in enumerate(pairs):
-        name = f"<{origin} {path}>" if k == 0 or pairs[k - 1][0] != path else f"<{origin} {path} ({k})>"
+        name = (
+            f"<{origin} {path}>"
+            if k == 0 or pairs[k - 1][0] != path
+            else f"<{origin} {path} ({k})>"
+        )
         parsed = parse(f"profile set {{ {path} = {text} }}", name)
         sources.append(parsed.source)
-        profiles = [i for i in parsed.file.items if isinstance(i, ast.Profile)] if parsed.file else []
+        profiles = (
+            [i for i in parsed.file.items if isinstance(i, ast.Profile)] if parsed.file else []
+        )
         if parsed.diagnostics or len(profiles) != 1 or len(profiles[0].overrides) != 1:
-            diagnostics.append(report("MLO0614", None, path=path, problem=f"cannot be set to `{text}`",
-                                      notes=["write --set path=value, with the value as in a program"]))
+            diagnostics.append(
+                report(
+                    "MLO0614",
+                    None,
+                    path=path,
+                    problem=f"cannot be set to `{text}`",
+                    notes=["write --set path=value, with the value as in a program"],
+                )
+            )
             continue
         overrides += [Override(o.path, o.value, origin) for o in profiles[0].overrides]
     return overrides, diagnostics, sources
 
 
 def from_config(name: str, text: str) -> tuple[list[Override], list[Diagnostic], list[Source]]:
-    """A TOML file: tables are path prefixes, strings are taken as the language's values, other values as they are."""
+    """A TOML file: tables are path prefixes, strings are taken as the language's values, other
+    values as they are.
+    """
     import tomllib
 
     try:
@@ -89,14 +106,26 @@ def from_profile(file: ast.File, name: str) -> tuple[list[Override], list[Diagno
     profiles = {i.name.text: i for i in file.items if isinstance(i, ast.Profile)}
     if name not in profiles:
         near = closest(name, profiles)
-        hint = f"did you mean `{near[0]}`?" if near else f"profiles here: {', '.join(profiles) or 'none'}"
-        return [], [report("MLO0614", None, path=f"profile {name}", problem="does not exist", notes=[hint])]
+        hint = (
+            f"did you mean `{near[0]}`?"
+            if near
+            else f"profiles here: {', '.join(profiles) or 'none'}"
+        )
+        return [], [
+            report("MLO0614", None, path=f"profile {name}", problem="does not exist", notes=[hint])
+        ]
     return [Override(o.path, o.value, f"profile {name}") for o in profiles[name].overrides], []
 
 
 def data_override(name: str, uri: str) -> tuple[str, str]:
     """`--data name=uri`: a file path by its ending, or a source call."""
-    endings = {".csv": "csv", ".npz": "npz", ".npy": "npy", ".parquet": "parquet", ".safetensors": "safetensors"}
+    endings = {
+        ".csv": "csv",
+        ".npz": "npz",
+        ".npy": "npy",
+        ".parquet": "parquet",
+        ".safetensors": "safetensors",
+    }
     for ending, reader in endings.items():
         if uri.endswith(ending):
             return name, f'{reader}("{uri}")'
@@ -114,11 +143,21 @@ def rewrite(file: ast.File, overrides: Sequence[Override], data: Sequence[Overri
             diagnostics.append(problem)
     for o in data:
         name = o.path[0].text
-        at = next((k for k, i in enumerate(items) if isinstance(i, ast.Data) and i.name.text == name), None)
+        at = next(
+            (k for k, i in enumerate(items) if isinstance(i, ast.Data) and i.name.text == name),
+            None,
+        )
         if at is None:
             known = [i.name.text for i in items if isinstance(i, ast.Data)]
-            diagnostics.append(report("MLO0202", o.path[0].span, name=name, label="no such data set",
-                                      notes=[f"data sets here: {', '.join(known) or 'none'}"]))
+            diagnostics.append(
+                report(
+                    "MLO0202",
+                    o.path[0].span,
+                    name=name,
+                    label="no such data set",
+                    notes=[f"data sets here: {', '.join(known) or 'none'}"],
+                )
+            )
             continue
         items[at] = replace(items[at], source=o.value)
         origins[name] = o.origin
@@ -127,7 +166,9 @@ def rewrite(file: ast.File, overrides: Sequence[Override], data: Sequence[Overri
 
 
 def _apply(items: list[Any], o: Override, origins: dict[str, str]) -> Diagnostic | None:
-    """Apply one override to the list of items, in place; the diagnostic when its path leads nowhere."""
+    """Apply one override to the list of items, in place; the diagnostic when its path leads
+    nowhere.
+    """
     head, *rest = [i.text for i in o.path]
     for k, item in enumerate(items):
         if isinstance(item, ast.Param) and item.name.text == head and not rest:
@@ -135,7 +176,9 @@ def _apply(items: list[Any], o: Override, origins: dict[str, str]) -> Diagnostic
             origins[head] = o.origin
             return None
         if isinstance(item, ast.Dim) and not rest and any(d.name.text == head for d in item.decls):
-            decls = tuple(replace(d, value=o.value) if d.name.text == head else d for d in item.decls)
+            decls = tuple(
+                replace(d, value=o.value) if d.name.text == head else d for d in item.decls
+            )
             items[k] = replace(item, decls=decls)
             origins[head] = o.origin
             return None
@@ -150,7 +193,12 @@ def _apply(items: list[Any], o: Override, origins: dict[str, str]) -> Diagnostic
             else:
                 items[k] = replace(item, body=_set(item.body, o.path[1:], o.value))
             return None
-    if head == "run" and rest and rest[0] in BLOCKS["run"] and not any(isinstance(i, ast.Run) for i in items):
+    if (
+        head == "run"
+        and rest
+        and rest[0] in BLOCKS["run"]
+        and not any(isinstance(i, ast.Run) for i in items)
+    ):
         items.append(ast.Run(settings=_set((), o.path[1:], o.value), span=o.value.span))
         origins[f"run.{rest[0]}"] = o.origin
         return None
@@ -158,7 +206,9 @@ def _apply(items: list[Any], o: Override, origins: dict[str, str]) -> Diagnostic
     near = closest(path, list(_paths(items)))
     notes = [f"did you mean `{n}`?" for n in near]
     span = Span(o.path[0].span.file, o.path[0].span.start, o.path[-1].span.end)
-    return report("MLO0614", span, path=path, problem="does not exist", label="no such path", notes=notes)
+    return report(
+        "MLO0614", span, path=path, problem="does not exist", label="no such path", notes=notes
+    )
 
 
 def _set(body: tuple[Any, ...], path: tuple[ast.Ident, ...], value: ast.Expr) -> tuple[Any, ...]:
@@ -167,7 +217,7 @@ def _set(body: tuple[Any, ...], path: tuple[ast.Ident, ...], value: ast.Expr) ->
     for k, statement in enumerate(body):
         if isinstance(statement, ast.Setting) and statement.name.text == key.text:
             new = _argument(statement.value, rest, value) if rest else value
-            return (*body[:k], replace(statement, value=new), *body[k + 1:])
+            return (*body[:k], replace(statement, value=new), *body[k + 1 :])
     new = _argument(ast.Name(id="auto", span=value.span), rest, value) if rest else value
     return (*body, ast.Setting(name=key, value=new, span=value.span))
 
@@ -182,7 +232,9 @@ def _argument(call: ast.Expr, path: Sequence[ast.Ident], value: ast.Expr) -> ast
     for k, arg in enumerate(call.args):
         if isinstance(arg, ast.Arg) and arg.name is not None and arg.name.text == key.text:
             inner = _argument(arg.value, path[1:], value) if len(path) > 1 else value
-            return replace(call, args=(*call.args[:k], replace(arg, value=inner), *call.args[k + 1:]))
+            return replace(
+                call, args=(*call.args[:k], replace(arg, value=inner), *call.args[k + 1 :])
+            )
     return replace(call, args=(*call.args, ast.Arg(name=key, value=value, span=value.span)))
 
 
@@ -205,12 +257,16 @@ def _paths(items: Iterable[Any]) -> Iterable[str]:
                 kind = BLOCKS["level"][s.name.text]
                 word = s.value.function if isinstance(s.value, ast.Call) else s.value
                 if kind.table and isinstance(word, ast.Name):
-                    yield from (f"{level}.{s.name.text}.{f.name}" for f in table(kind.table).get(word.id, ()))
+                    yield from (
+                        f"{level}.{s.name.text}.{f.name}"
+                        for f in table(kind.table).get(word.id, ())
+                    )
 
 
 def edits(old: ast.File, new: ast.File) -> Iterable[Edit]:
     """The text edits that turn the old file into the new one."""
-    for before, after in zip(old.items, new.items, strict=False):
+    pairs: Iterable[tuple[ast.Item, Any]] = zip(old.items, new.items, strict=False)
+    for before, after in pairs:
         if before is after:
             continue
         if isinstance(before, ast.Param):
@@ -225,7 +281,9 @@ def edits(old: ast.File, new: ast.File) -> Iterable[Edit]:
             yield from _block_edits(before.body, after.body, before.span)
         elif isinstance(before, ast.Run):
             yield from _block_edits(before.settings, after.settings, before.span)
-    for added in new.items[len(old.items):]:
+    for added in new.items[len(old.items) :]:
+        if not isinstance(added, ast.Run):
+            continue
         inner = "\n".join(f"  {s.name.text} = {_text(s.value)}" for s in added.settings)
         end = Span(old.span.file, old.span.end, old.span.end)
         yield Edit(end, f"\n\nrun {{\n{inner}\n}}\n")
@@ -235,7 +293,7 @@ def _block_edits(old: tuple[Any, ...], new: tuple[Any, ...], span: Span) -> Iter
     for before, after in zip(old, new, strict=False):
         if before is not after:
             yield Edit(before.value.span, _text(after.value))
-    added = new[len(old):]
+    added = new[len(old) :]
     if added:
         lines = "".join(f"  {s.name.text} = {_text(s.value)}\n" for s in added)
         yield Edit(Span(span.file, span.end - 1, span.end - 1), "\n" + lines)
@@ -251,4 +309,3 @@ def _text(node: ast.Expr) -> str:
     from bettyc.grammar.printer import expr
 
     return expr(node)
-

@@ -24,9 +24,11 @@ from bettyc.strategies import STRATEGIES
 
 @dataclass(frozen=True)
 class Kind:
-    """What a setting accepts. kind: count, positive, number, flag, text, texts, choice, call, refs, stop.
+    """What a setting accepts. kind: count, positive, number, flag, text, texts, choice, call,
+    refs, stop.
 
-    choices: the words of a choice; table: the dataclasses of a call. Several kinds are alternatives.
+    choices: the words of a choice; table: the dataclasses of a call. Several kinds are
+    alternatives.
     """
 
     kinds: tuple[str, ...]
@@ -38,14 +40,26 @@ class Kind:
 
 PRECISIONS = ("fp32", "fp64", "bf16", "fp16")
 LEVEL: dict[str, Kind] = {
-    "optimizer": Kind(("call",), "how the level's variables are updated", Call("auto"), table="optimizer"),
+    "optimizer": Kind(
+        ("call",), "how the level's variables are updated", Call("auto"), table="optimizer"
+    ),
     "lr_schedule": Kind(("call",), "learning rate over the level's own steps", table="schedule"),
     "steps": Kind(("count",), "updates per update of the level above"),
-    "start": Kind(("start",), "where each inner loop begins: warm, reset, copy(level.module)", Call("warm"),
-                  choices=("warm", "reset", "copy")),
-    "hypergrad": Kind(("call",), "how to differentiate through this level", Call("auto"), table="strategy"),
-    "curvature": Kind(("choice",), "what the Hessian of a level that stars others means", Call("auto"),
-                      choices=("auto", "direct", "total")),
+    "start": Kind(
+        ("start",),
+        "where each inner loop begins: warm, reset, copy(level.module)",
+        Call("warm"),
+        choices=("warm", "reset", "copy"),
+    ),
+    "hypergrad": Kind(
+        ("call",), "how to differentiate through this level", Call("auto"), table="strategy"
+    ),
+    "curvature": Kind(
+        ("choice",),
+        "what the Hessian of a level that stars others means",
+        Call("auto"),
+        choices=("auto", "direct", "total"),
+    ),
     "stop": Kind(("stop",), "end of the inner loop: grad_norm < 1e-6"),
     "clip": Kind(("positive",), "largest norm of the gradient"),
     "precision": Kind(("choice",), "precision of this level", choices=PRECISIONS),
@@ -56,7 +70,9 @@ LEVEL: dict[str, Kind] = {
 RUN: dict[str, Kind] = {
     "steps": Kind(("count",), "updates of the top level", 100),
     "seed": Kind(("natural",), "of initial values, batches, masks", 0),
-    "device": Kind(("choice", "text"), "where tensors live", Call("auto"), choices=("auto", "cpu", "cuda")),
+    "device": Kind(
+        ("choice", "text"), "where tensors live", Call("auto"), choices=("auto", "cpu", "cuda")
+    ),
     "precision": Kind(("choice",), "of the type `real`", Call("fp32"), choices=PRECISIONS),
     "deterministic": Kind(("flag",), "refuse operations without a deterministic form", False),
     "log": Kind(("call", "calls"), "where and how often to log", table="log"),
@@ -65,14 +81,16 @@ RUN: dict[str, Kind] = {
     "stop": Kind(("call",), "early stopping", table="early"),
     "export": Kind(("refs",), "variables written at the end", ()),
     "compile": Kind(("flag",), "use torch.compile where it pays", False),
-    "compat": Kind(("text",), "reproduce another library's numbers: \"betty\""),
+    "compat": Kind(("text",), 'reproduce another library\'s numbers: "betty"'),
 }
 BLOCKS = {"level": LEVEL, "run": RUN}
 
 
 @dataclass(frozen=True)
 class Field:
-    """An argument of an optimizer, strategy, schedule ...: its type and default; `required` without one."""
+    """An argument of an optimizer, strategy, schedule ...: its type and default; `required`
+    without one.
+    """
 
     name: str
     type: Any
@@ -82,7 +100,8 @@ class Field:
 
 def _fields(cls: type) -> tuple[Field, ...]:
     hints = typing.get_type_hints(cls)
-    return tuple(Field(f.name, hints[f.name], f.default) for f in dataclasses.fields(cls))
+    defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(cls)}
+    return tuple(Field(name, hints[name], default) for name, default in defaults.items())
 
 
 @cache
@@ -100,15 +119,27 @@ def table(name: str) -> Mapping[str, tuple[Field, ...]]:
     if name == "every":
         return {"every": (n,)}
     if name == "checkpoint":
-        return {"every": (n, Field("keep", int, 3), Field("best", Ref, None), Field("mode", str, "max"))}
+        return {
+            "every": (n, Field("keep", int, 3), Field("best", Ref, None), Field("mode", str, "max"))
+        }
     if name == "early":
-        return {"early": (Field("of", Ref, None, required=True), Field("patience", int, 10),
-                          Field("mode", str, "min"), Field("min_delta", float, 0.0))}
+        return {
+            "early": (
+                Field("of", Ref, None, required=True),
+                Field("patience", int, 10),
+                Field("mode", str, "min"),
+                Field("min_delta", float, 0.0),
+            )
+        }
     if name == "log":
         folder = Field("folder", str, None)
-        return {"every": (n,), "csv": (), "tensorboard": (folder,),
-                "wandb": (Field("project", str, None), Field("name", str, None)),
-                "mlflow": (Field("experiment", str, None), folder)}
+        return {
+            "every": (n,),
+            "csv": (),
+            "tensorboard": (folder,),
+            "wandb": (Field("project", str, None), Field("name", str, None)),
+            "mlflow": (Field("experiment", str, None), folder),
+        }
     raise KeyError(name)
 
 
@@ -135,14 +166,19 @@ ZERO_IS_AUTO = {("strategy", "lr")}
 
 
 class Checker:
-    """Checks one setting against its kind; collects diagnostics. `spans` places each argument of a call."""
+    """Checks one setting against its kind; collects diagnostics. `spans` places each argument of a
+    call.
+    """
 
     def __init__(self) -> None:
         self.found: list[Diagnostic] = []
 
-    def check(self, block: str, path: str, key: str, value: Value, span: Span,
-              spans: Mapping[str, Span]) -> Value:
-        """The value in canonical form (calls with all their arguments named), or None after a diagnostic."""
+    def check(
+        self, block: str, path: str, key: str, value: Value, span: Span, spans: Mapping[str, Span]
+    ) -> Value:
+        """The value in canonical form (calls with all their arguments named), or None after a
+        diagnostic.
+        """
         kind = BLOCKS[block][key]
         before = len(self.found)
         for name in kind.kinds:
@@ -156,17 +192,34 @@ class Checker:
     def unknown(self, block: str, where: str, key: str, span: Span) -> None:
         """MLO0601."""
         near = closest(key, BLOCKS[block])
-        suggestions = [Suggestion(f"did you mean `{n}`?", (Edit(span, n),), "maybe-incorrect") for n in near]
-        self.found.append(report(
-            "MLO0601", span, name=key, block=where, label="no such setting", suggestions=suggestions,
-            notes=[f"settings of {'a level' if block == 'level' else 'the run block'}: "
-                   + ", ".join(sorted(BLOCKS[block]))]))
+        suggestions = [
+            Suggestion(f"did you mean `{n}`?", (Edit(span, n),), "maybe-incorrect") for n in near
+        ]
+        self.found.append(
+            report(
+                "MLO0601",
+                span,
+                name=key,
+                block=where,
+                label="no such setting",
+                suggestions=suggestions,
+                notes=[
+                    f"settings of {'a level' if block == 'level' else 'the run block'}: "
+                    + ", ".join(sorted(BLOCKS[block]))
+                ],
+            )
+        )
 
     def _expected(self, kind: Kind) -> str:
         words = {
-            "count": "a whole number of at least 1", "natural": "a whole number of at least 0",
-            "positive": "a positive number", "flag": "`true` or `false`", "text": "a string",
-            "texts": "a list of strings", "refs": "a list of variables", "stop": "`grad_norm < number`",
+            "count": "a whole number of at least 1",
+            "natural": "a whole number of at least 0",
+            "positive": "a positive number",
+            "flag": "`true` or `false`",
+            "text": "a string",
+            "texts": "a list of strings",
+            "refs": "a list of variables",
+            "stop": "`grad_norm < number`",
             "call": f"one of {', '.join(table(kind.table))}" if kind.table else "a call",
             "calls": "a list of those",
             "choice": "one of " + ", ".join(f"`{c}`" for c in kind.choices),
@@ -175,33 +228,57 @@ class Checker:
         return " or ".join(words[k] for k in kind.kinds)
 
     def _range(self, path: str, value: Value, span: Span, expected: str) -> None:
-        self.found.append(report("MLO0603", span, setting=path, value=show(value), expected=expected,
-                                 label=f"expected {expected}"))
+        self.found.append(
+            report(
+                "MLO0603",
+                span,
+                setting=path,
+                value=show(value),
+                expected=expected,
+                label=f"expected {expected}",
+            )
+        )
 
-    def _count(self, kind: Kind, path: str, value: Value, span: Span, spans: Any) -> tuple[bool, Value]:
+    def _count(
+        self, kind: Kind, path: str, value: Value, span: Span, spans: Any
+    ) -> tuple[bool, Value]:
         return (isinstance(value, int) and not isinstance(value, bool) and value >= 1), value
 
-    def _natural(self, kind: Kind, path: str, value: Value, span: Span, spans: Any) -> tuple[bool, Value]:
+    def _natural(
+        self, kind: Kind, path: str, value: Value, span: Span, spans: Any
+    ) -> tuple[bool, Value]:
         return (isinstance(value, int) and not isinstance(value, bool) and value >= 0), value
 
-    def _positive(self, kind: Kind, path: str, value: Value, span: Span, spans: Any) -> tuple[bool, Value]:
+    def _positive(
+        self, kind: Kind, path: str, value: Value, span: Span, spans: Any
+    ) -> tuple[bool, Value]:
         return (isinstance(value, int | float) and not isinstance(value, bool) and value > 0), value
 
-    def _flag(self, kind: Kind, path: str, value: Value, span: Span, spans: Any) -> tuple[bool, Value]:
+    def _flag(
+        self, kind: Kind, path: str, value: Value, span: Span, spans: Any
+    ) -> tuple[bool, Value]:
         return isinstance(value, bool), value
 
-    def _text(self, kind: Kind, path: str, value: Value, span: Span, spans: Any) -> tuple[bool, Value]:
+    def _text(
+        self, kind: Kind, path: str, value: Value, span: Span, spans: Any
+    ) -> tuple[bool, Value]:
         return isinstance(value, str), value
 
-    def _texts(self, kind: Kind, path: str, value: Value, span: Span, spans: Any) -> tuple[bool, Value]:
+    def _texts(
+        self, kind: Kind, path: str, value: Value, span: Span, spans: Any
+    ) -> tuple[bool, Value]:
         return isinstance(value, tuple) and all(isinstance(v, str) for v in value), value
 
-    def _refs(self, kind: Kind, path: str, value: Value, span: Span, spans: Any) -> tuple[bool, Value]:
+    def _refs(
+        self, kind: Kind, path: str, value: Value, span: Span, spans: Any
+    ) -> tuple[bool, Value]:
         if isinstance(value, Ref):
             value = (value,)
         return isinstance(value, tuple) and all(isinstance(v, Ref) for v in value), value
 
-    def _choice(self, kind: Kind, path: str, value: Value, span: Span, spans: Any) -> tuple[bool, Value]:
+    def _choice(
+        self, kind: Kind, path: str, value: Value, span: Span, spans: Any
+    ) -> tuple[bool, Value]:
         if not isinstance(value, Call) or value.positional or value.named:
             return False, value
         if value.name not in kind.choices:
@@ -209,49 +286,85 @@ class Checker:
             return False, value
         return True, value
 
-    def _start(self, kind: Kind, path: str, value: Value, span: Span, spans: Any) -> tuple[bool, Value]:
+    def _start(
+        self, kind: Kind, path: str, value: Value, span: Span, spans: Any
+    ) -> tuple[bool, Value]:
         if isinstance(value, Call) and value.name == "copy":
             return len(value.positional) == 1 and isinstance(value.positional[0], Ref), value
         return self._choice(kind, path, value, span, spans)
 
-    def _stop(self, kind: Kind, path: str, value: Value, span: Span, spans: Any) -> tuple[bool, Value]:
-        ok = (isinstance(value, Call) and value.name == "<" and value.positional[0] == Call("grad_norm")
-              and isinstance(value.positional[1], int | float) and value.positional[1] > 0)
+    def _stop(
+        self, kind: Kind, path: str, value: Value, span: Span, spans: Any
+    ) -> tuple[bool, Value]:
+        ok = (
+            isinstance(value, Call)
+            and value.name == "<"
+            and value.positional[0] == Call("grad_norm")
+            and isinstance(value.positional[1], int | float)
+            and value.positional[1] > 0
+        )
         return ok, value
 
-    def _calls(self, kind: Kind, path: str, value: Value, span: Span, spans: Any) -> tuple[bool, Value]:
+    def _calls(
+        self, kind: Kind, path: str, value: Value, span: Span, spans: Any
+    ) -> tuple[bool, Value]:
         if not isinstance(value, tuple):
             return False, value
         results = [self._call(kind, path, v, span, spans) for v in value]
         return all(done for done, _ in results), tuple(v for _, v in results)
 
-    def _unknown_choice(self, kind: str, name: str, choices: typing.Iterable[str], span: Span) -> None:
+    def _unknown_choice(
+        self, kind: str, name: str, choices: typing.Iterable[str], span: Span
+    ) -> None:
         choices = tuple(choices)
         word = Span(span.file, span.start, span.start + len(name))
-        suggestions = [Suggestion(f"did you mean `{n}`?", (Edit(word, n),), "maybe-incorrect")
-                       for n in closest(name, choices)]
-        self.found.append(report("MLO0602", span, kind=kind, name=name, suggestions=suggestions,
-                                 label=f"not one of the {kind}s" if kind != "argument" else "no such argument",
-                                 notes=["known: " + ", ".join(choices)]))
+        suggestions = [
+            Suggestion(f"did you mean `{n}`?", (Edit(word, n),), "maybe-incorrect")
+            for n in closest(name, choices)
+        ]
+        self.found.append(
+            report(
+                "MLO0602",
+                span,
+                kind=kind,
+                name=name,
+                suggestions=suggestions,
+                label=f"not one of the {kind}s" if kind != "argument" else "no such argument",
+                notes=["known: " + ", ".join(choices)],
+            )
+        )
 
-    def _call(self, kind: Kind, path: str, value: Value, span: Span,
-              spans: Mapping[str, Span]) -> tuple[bool, Value]:
+    def _call(
+        self, kind: Kind, path: str, value: Value, span: Span, spans: Mapping[str, Span]
+    ) -> tuple[bool, Value]:
         if not isinstance(value, Call):
             return False, value
         rows = table(kind.table)
-        noun = {"every": "interval", "early": "stopping rule", "log": "logger"}.get(kind.table, kind.table)
+        noun = {"every": "interval", "early": "stopping rule", "log": "logger"}.get(
+            kind.table, kind.table
+        )
         if value.name not in rows:
             self._unknown_choice(noun, value.name, rows, span)
             return False, value
         return self._arguments(kind.table, path, value, rows[value.name], span, spans)
 
-    def _arguments(self, where: str, path: str, call: Call, fields: tuple[Field, ...], span: Span,
-                   spans: Mapping[str, Span]) -> tuple[bool, Value]:
+    def _arguments(
+        self,
+        where: str,
+        path: str,
+        call: Call,
+        fields: tuple[Field, ...],
+        span: Span,
+        spans: Mapping[str, Span],
+    ) -> tuple[bool, Value]:
         known = {f.name: f for f in fields}
         if len(call.positional) > len(fields):
             expected = f"at most {len(fields)} argument{'s' if len(fields) != 1 else ''}"
-            self.found.append(report("MLO0209", span, name=call.name, expected=expected,
-                                     given=len(call.positional)))
+            self.found.append(
+                report(
+                    "MLO0209", span, name=call.name, expected=expected, given=len(call.positional)
+                )
+            )
             return False, call
         given = dict(zip(known, call.positional, strict=False))
         for name, v in call.named:
@@ -264,8 +377,15 @@ class Checker:
         for field in fields:
             if field.name not in given:
                 if field.required:
-                    self.found.append(report("MLO0209", span, name=call.name,
-                                             expected=f"`{field.name}`", given="none"))
+                    self.found.append(
+                        report(
+                            "MLO0209",
+                            span,
+                            name=call.name,
+                            expected=f"`{field.name}`",
+                            given="none",
+                        )
+                    )
                     ok = False
                 values.append((field.name, field.default))
                 continue
@@ -275,16 +395,30 @@ class Checker:
             values.append((field.name, v))
         return ok, Call(call.name, (), tuple(values))
 
-    def _unknown_argument(self, function: str, name: str, known: typing.Iterable[str], span: Span) -> None:
+    def _unknown_argument(
+        self, function: str, name: str, known: typing.Iterable[str], span: Span
+    ) -> None:
         known = tuple(known)
         near = closest(name, known) or (("lr",) if "lr" in known and "rate" in name else ())
         word = Span(span.file, span.start, span.start + len(name))
-        self.found.append(report(
-            "MLO0602", span, kind=f"argument of `{function}`", name=name, label="no such argument",
-            suggestions=[Suggestion(f"did you mean `{n}`?", (Edit(word, n),), "maybe-incorrect") for n in near],
-            notes=["arguments: " + (", ".join(known) or "none")]))
+        self.found.append(
+            report(
+                "MLO0602",
+                span,
+                kind=f"argument of `{function}`",
+                name=name,
+                label="no such argument",
+                suggestions=[
+                    Suggestion(f"did you mean `{n}`?", (Edit(word, n),), "maybe-incorrect")
+                    for n in near
+                ],
+                notes=["arguments: " + (", ".join(known) or "none")],
+            )
+        )
 
-    def _argument(self, where: str, path: str, field: Field, value: Value, span: Span) -> tuple[bool, Value]:
+    def _argument(
+        self, where: str, path: str, field: Field, value: Value, span: Span
+    ) -> tuple[bool, Value]:
         if isinstance(value, Formula) and field.type is float:
             return True, value
         expected = typing.get_args(field.type) or (field.type,)
@@ -292,10 +426,12 @@ class Checker:
             value = value.name  # a bare word where a string is expected
         if typing.get_origin(field.type) is tuple:
             good = isinstance(value, tuple) and all(isinstance(v, int | float) for v in value)
-            value = tuple(float(v) for v in value) if good and isinstance(value, tuple) and float in expected else value  # type: ignore[arg-type]
+            if good and isinstance(value, tuple) and float in expected:
+                value = tuple(float(v) for v in value if isinstance(v, int | float))
         elif field.type is float:
             good = isinstance(value, int | float) and not isinstance(value, bool)
-            value = float(value) if good else value  # type: ignore[arg-type]
+            if isinstance(value, int | float) and good:
+                value = float(value)
         elif field.type is int:
             good = isinstance(value, int) and not isinstance(value, bool)
         elif field.type is bool:
@@ -319,8 +455,13 @@ class Checker:
 
 
 def _noun(type_: Any) -> str:
-    names = {float: "number", int: "whole number", bool: "`true` or `false`", str: "word or string",
-             Ref: "variable or metric"}
+    names = {
+        float: "number",
+        int: "whole number",
+        bool: "`true` or `false`",
+        str: "word or string",
+        Ref: "variable or metric",
+    }
     return names.get(type_, "list of numbers" if typing.get_origin(type_) is tuple else "value")
 
 

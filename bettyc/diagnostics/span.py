@@ -40,7 +40,9 @@ class Source:
         return len(self._starts)
 
     def position(self, offset: int) -> tuple[int, int]:
-        """The line and column, both 1-based, of an offset; offsets past the end count as the end."""
+        """The line and column, both 1-based, of an offset; offsets past the end count as the
+        end.
+        """
         offset = max(0, min(offset, len(self.text)))
         line = bisect_right(self._starts, offset)
         return line, offset - self._starts[line - 1] + 1

@@ -25,7 +25,8 @@ def closest(word: str, candidates: Iterable[str], n: int = 1) -> list[str]:
 
 
 def distance(a: str, b: str) -> int:
-    """The fewest insertions, deletions, replacements and swaps of neighbours that make `a` into `b`.
+    """The fewest insertions, deletions, replacements and swaps of neighbours that make `a` into
+    `b`.
 
     No place is edited twice (optimal string alignment). Damerau, Communications of the ACM 7(3),
     1964; the recurrence of Wagner and Fischer with a second row for swaps.

@@ -29,36 +29,69 @@ from bettyc.elaborate.values import (
 )
 from bettyc.expr import Graph
 from bettyc.grammar import ast
-from bettyc.ops import FUNCTIONS, Op, ShapeError
+from bettyc.ops import FUNCTIONS, OPS, Op, ShapeError
 from bettyc.ops import build as build_op
-from bettyc.ops import OPS
 from bettyc.types import Dim, Module, Poison, Tensor, bind, symbol
 
-SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "^", "matmul": "@", "eq": "==", "ne": "!=",
-           "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "neg": "-", "where": "if", "index": "[]"}
+SYMBOLS = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "div": "/",
+    "pow": "^",
+    "matmul": "@",
+    "eq": "==",
+    "ne": "!=",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+    "neg": "-",
+    "where": "if",
+    "index": "[]",
+}
 DEEPEST = 100  # nested `def` calls
 
 
 def build(graph: Graph, op: str, operands: Sequence[int], attrs: Mapping[str, Any]) -> int:
     """A function of the language or an operator."""
-    return build_op(graph, op, operands, attrs) if op in FUNCTIONS else graph.add(op, *operands, **attrs)
+    return (
+        build_op(graph, op, operands, attrs)
+        if op in FUNCTIONS
+        else graph.add(op, *operands, **attrs)
+    )
 
 
-def misfit(ctx: Context, error: ShapeError, op: str, operands: list[int], nodes: list[ast.Expr], span: Span,
-           scope: Scope) -> None:
+def misfit(
+    ctx: Context,
+    error: ShapeError,
+    op: str,
+    operands: list[int],
+    nodes: list[ast.Expr],
+    span: Span,
+    scope: Scope,
+) -> None:
     """Operands that do not fit, with each labelled by its type."""
     f = dict(error.fields)
     name = SYMBOLS.get(str(f.get("op", op)), str(f.get("op", op)))
-    labels = [Label(nodes[k].span, f"`{ctx.graph[operands[k]].type}`")
-              for k in dict.fromkeys(error.operands) if k < len(nodes)]
+    labels = [
+        Label(nodes[k].span, f"`{ctx.graph[operands[k]].type}`")
+        for k in dict.fromkeys(error.operands)
+        if k < len(nodes)
+    ]
     primary = labels[0].span if len(labels) == 1 else span
     text = labels[0].text if len(labels) == 1 else ""
     secondary = labels[1:] if len(labels) == 1 else labels
     fields: dict[str, Any] = {}
     if error.code == "MLO0401":
         left, right = f.get("left"), f.get("right")
-        fields = {"operator": name, "left": left, "right": right,
-                  "left_dim": f.get("dim_left", left), "right_dim": f.get("dim_right", right)}
+        fields = {
+            "operator": name,
+            "left": left,
+            "right": right,
+            "left_dim": f.get("dim_left", left),
+            "right_dim": f.get("dim_right", right),
+        }
     elif error.code in ("MLO0402", "MLO0414"):
         fields = {"left": f["left"], "right": f["right"]}
     elif error.code == "MLO0404":
@@ -79,11 +112,21 @@ def misfit(ctx: Context, error: ShapeError, op: str, operands: list[int], nodes:
     if "result" in f:
         notes.append(f"NumPy would silently give `{f['result']}`")
     suggestions = _new_axis(nodes, error, operands, ctx) if error.code == "MLO0402" else []
-    ctx.report(error.code, primary, scope, label=text, secondary=secondary, notes=notes,
-               suggestions=suggestions, **fields)
+    ctx.report(
+        error.code,
+        primary,
+        scope,
+        label=text,
+        secondary=secondary,
+        notes=notes,
+        suggestions=suggestions,
+        **fields,
+    )
 
 
-def _new_axis(nodes: list[ast.Expr], error: ShapeError, operands: list[int], ctx: Context) -> list[Suggestion]:
+def _new_axis(
+    nodes: list[ast.Expr], error: ShapeError, operands: list[int], ctx: Context
+) -> list[Suggestion]:
     """`a[:, new]` for the operand with fewer axes."""
     types = [ctx.graph[o].type for o in operands[:2]]
     if not all(isinstance(t, Tensor) for t in types):
@@ -101,13 +144,29 @@ def same_structure(ctx: Context, left: int, right: int, node: ast.Binary, scope:
     a, b = ctx.graph[left], ctx.graph[right]
     if a.op != "params" or b.op != "params" or _structure(ctx, left) == _structure(ctx, right):
         return True
-    first = next(((x, y) for x, y in zip(_structure(ctx, left), _structure(ctx, right), strict=False) if x != y),
-                 None)
+    first = next(
+        (
+            (x, y)
+            for x, y in zip(_structure(ctx, left), _structure(ctx, right), strict=False)
+            if x != y
+        ),
+        None,
+    )
     notes = [f"first difference: {first[0]} and {first[1]}"] if first else []
-    ctx.report("MLO0409", node.span, scope, left=a.type, right=b.type, notes=notes,
-               secondary=[Label(node.left.span, f"`{a.type}`"), Label(node.right.span, f"`{b.type}`")],
-               suggestions=[Suggestion('leave out what differs: `params(net, except = "...")`', (),
-                                       "has-placeholders")])
+    ctx.report(
+        "MLO0409",
+        node.span,
+        scope,
+        left=a.type,
+        right=b.type,
+        notes=notes,
+        secondary=[Label(node.left.span, f"`{a.type}`"), Label(node.right.span, f"`{b.type}`")],
+        suggestions=[
+            Suggestion(
+                'leave out what differs: `params(net, except = "...")`', (), "has-placeholders"
+            )
+        ],
+    )
     return False
 
 
@@ -141,8 +200,16 @@ def same_rows(ctx: Context, base: int, index: int, axis: int, span: Span, scope:
     owner = next((name for name, dim in ctx.rows.items() if dim == size), None)
     if owner is None:
         return
-    ctx.report("MLO0509", span, scope, variable=f"{table.attr('level')}.{table.attr('name')}", data=owner, other=of,
-               label=f"row numbers of `{of}`", notes=["index and variable must come from the same data set"])
+    ctx.report(
+        "MLO0509",
+        span,
+        scope,
+        variable=f"{table.attr('level')}.{table.attr('name')}",
+        data=owner,
+        other=of,
+        label=f"row numbers of `{of}`",
+        notes=["index and variable must come from the same data set"],
+    )
 
 
 def call(ctx: Context, node: ast.Call, scope: Scope) -> Meaning:
@@ -162,18 +229,30 @@ def call(ctx: Context, node: ast.Call, scope: Scope) -> Meaning:
             if declared is None and name not in scope.unit.imports:
                 return _unknown_function(ctx, name, node, function.span, scope)
     elif isinstance(function, ast.Field):
-        base = formula.meaning(ctx, function.base, scope) if isinstance(function.base, ast.Name) else BAD
+        base = (
+            formula.meaning(ctx, function.base, scope)
+            if isinstance(function.base, ast.Name)
+            else BAD
+        )
         if isinstance(base, Namespace):
             declared = base.unit.names.get(function.name.text)
             if isinstance(declared, ast.Def | ast.ExternFn):
                 base.unit.used.add(function.name.text)
                 return _declared(ctx, declared, node, scope, base.unit)
-            return _unknown_function(ctx, function.name.text, node, function.name.span, scope, base.unit)
+            return _unknown_function(
+                ctx, function.name.text, node, function.name.span, scope, base.unit
+            )
     found = formula.meaning(ctx, function, scope)
     if isinstance(found, Net):
         return _network(ctx, found, node, scope)
     if not isinstance(found, Bad):
-        ctx.report("MLO0404", function.span, scope, expected="a function or a network", found=describe(found))
+        ctx.report(
+            "MLO0404",
+            function.span,
+            scope,
+            expected="a function or a network",
+            found=describe(found),
+        )
     _visit(ctx, node, scope)
     return BAD
 
@@ -185,31 +264,56 @@ def _visit(ctx: Context, node: ast.Call, scope: Scope) -> None:
             formula.meaning(ctx, arg.value, scope)
 
 
-def _unknown_function(ctx: Context, name: str, node: ast.Call, span: Span, scope: Scope,
-                      unit: Unit | None = None) -> Meaning:
+def _unknown_function(
+    ctx: Context, name: str, node: ast.Call, span: Span, scope: Scope, unit: Unit | None = None
+) -> Meaning:
     where = unit or scope.unit
     known = [n for n, d in where.names.items() if isinstance(d, ast.Def | ast.ExternFn)]
     if unit is None:
         known += FUNCTIONS
-        known += [n for n, m in scope.level.members.items() if isinstance(m, ast.Module)] if scope.level else []
-    suggestions = [Suggestion(f"did you mean `{n}`?", (Edit(span, n),), "maybe-incorrect")
-                   for n in closest(name, tuple(known))]
-    suggestions.append(Suggestion(f'or declare it: `extern fn {name}(...) -> real from "module:{name}"`', (),
-                                  "has-placeholders"))
+        known += (
+            [n for n, m in scope.level.members.items() if isinstance(m, ast.Module)]
+            if scope.level
+            else []
+        )
+    suggestions = [
+        Suggestion(f"did you mean `{n}`?", (Edit(span, n),), "maybe-incorrect")
+        for n in closest(name, tuple(known))
+    ]
+    suggestions.append(
+        Suggestion(
+            f'or declare it: `extern fn {name}(...) -> real from "module:{name}"`',
+            (),
+            "has-placeholders",
+        )
+    )
     ctx.report("MLO0208", span, scope, name=name, label="no such function", suggestions=suggestions)
     _visit(ctx, node, scope)
     return BAD
 
 
-def arguments(ctx: Context, name: str, names: list[str], required: set[str], node: ast.Call,
-               scope: Scope, signature: str) -> dict[str, ast.Arg] | None:
+def arguments(
+    ctx: Context,
+    name: str,
+    names: list[str],
+    required: set[str],
+    node: ast.Call,
+    scope: Scope,
+    signature: str,
+) -> dict[str, ast.Arg] | None:
     """The arguments by parameter name, or None after a diagnostic."""
     given: dict[str, ast.Arg] = {}
     plain = [a for a in node.args if isinstance(a, ast.Arg)]
     if len(plain) != len(node.args):
         generator = next(a for a in node.args if not isinstance(a, ast.Arg))
-        ctx.report("MLO0404", generator.span, scope, expected="an argument", found="a generator",
-                   label="`mean(... for a in level)` and `sum(...)` take one")
+        ctx.report(
+            "MLO0404",
+            generator.span,
+            scope,
+            expected="an argument",
+            found="a generator",
+            label="`mean(... for a in level)` and `sum(...)` take one",
+        )
         return None
     positional = [a for a in plain if a.name is None]
     if len(positional) > len(names):
@@ -222,9 +326,19 @@ def arguments(ctx: Context, name: str, names: list[str], required: set[str], nod
             continue
         key = arg.name.text
         if key not in names:
-            ctx.report("MLO0210", arg.name.span, scope, function=name, name=key, label="no such argument",
-                       suggestions=[Suggestion(f"did you mean `{n}`?", (Edit(arg.name.span, n),), "maybe-incorrect")
-                                    for n in closest(key, tuple(names))], notes=[f"it is `{signature}`"])
+            ctx.report(
+                "MLO0210",
+                arg.name.span,
+                scope,
+                function=name,
+                name=key,
+                label="no such argument",
+                suggestions=[
+                    Suggestion(f"did you mean `{n}`?", (Edit(arg.name.span, n),), "maybe-incorrect")
+                    for n in closest(key, tuple(names))
+                ],
+                notes=[f"it is `{signature}`"],
+            )
             return None
         if key in given:
             ctx.report("MLO0614", arg.name.span, scope, path=key, problem="is given twice")
@@ -232,20 +346,51 @@ def arguments(ctx: Context, name: str, names: list[str], required: set[str], nod
         given[key] = arg
     missing = [n for n in names if n in required and n not in given]
     if missing:
-        _count(ctx, name, names, required, len(plain), node.span, scope, signature, f"`{missing[0]}` is missing")
+        _count(
+            ctx,
+            name,
+            names,
+            required,
+            len(plain),
+            node.span,
+            scope,
+            signature,
+            f"`{missing[0]}` is missing",
+        )
         return None
     return given
 
 
-def _count(ctx: Context, name: str, names: list[str], required: set[str], given: int, span: Span, scope: Scope,
-           signature: str, label: str) -> None:
+def _count(
+    ctx: Context,
+    name: str,
+    names: list[str],
+    required: set[str],
+    given: int,
+    span: Span,
+    scope: Scope,
+    signature: str,
+    label: str,
+) -> None:
     low, high = len(required), len(names)
-    expected = f"{low} argument{'s' if low != 1 else ''}" if low == high else f"{low} to {high} arguments"
-    ctx.report("MLO0209", span, scope, name=name, expected=expected, given=given, label=label,
-               notes=[f"it is `{signature}`"])
+    expected = (
+        f"{low} argument{'s' if low != 1 else ''}" if low == high else f"{low} to {high} arguments"
+    )
+    ctx.report(
+        "MLO0209",
+        span,
+        scope,
+        name=name,
+        expected=expected,
+        given=given,
+        label=label,
+        notes=[f"it is `{signature}`"],
+    )
 
 
-def _declared(ctx: Context, declared: ast.Def | ast.ExternFn, node: ast.Call, scope: Scope, unit: Unit) -> Meaning:
+def _declared(
+    ctx: Context, declared: ast.Def | ast.ExternFn, node: ast.Call, scope: Scope, unit: Unit
+) -> Meaning:
     name = declared.name.text
     names = [f.name.text for f in declared.formals]
     signature = f"{name}({', '.join(names)})"
@@ -258,12 +403,24 @@ def _declared(ctx: Context, declared: ast.Def | ast.ExternFn, node: ast.Call, sc
     return _inline(ctx, declared, given, node, scope, unit)
 
 
-def _inline(ctx: Context, declared: ast.Def, given: dict[str, ast.Arg], node: ast.Call, scope: Scope,
-            unit: Unit) -> Meaning:
+def _inline(
+    ctx: Context,
+    declared: ast.Def,
+    given: dict[str, ast.Arg],
+    node: ast.Call,
+    scope: Scope,
+    unit: Unit,
+) -> Meaning:
     name = declared.name.text
     if name in scope.defs or len(scope.defs) >= DEEPEST:
-        ctx.report("MLO0206", node.span, scope, name=name, label="called from its own definition",
-                   secondary=[Label(declared.name.span, "defined here")])
+        ctx.report(
+            "MLO0206",
+            node.span,
+            scope,
+            name=name,
+            label="called from its own definition",
+            secondary=[Label(declared.name.span, "defined here")],
+        )
         return BAD
     local: dict[str, Any] = {}
     for formal in declared.formals:
@@ -273,24 +430,35 @@ def _inline(ctx: Context, declared: ast.Def, given: dict[str, ast.Arg], node: as
             if formal.type is not None:
                 found = formula.annotated(ctx, found, formal.type, argument, Scope(unit))
         local[formal.name.text] = Cell(found, tuple(reads))
-    inner = Scope(unit, None, local, "metric" if scope.where == "metric" else "def",
-                  (*scope.calls, node.span), (*scope.defs, name))
+    inner = Scope(
+        unit,
+        None,
+        local,
+        "metric" if scope.where == "metric" else "def",
+        (*scope.calls, node.span),
+        (*scope.defs, name),
+    )
     found = formula.meaning(ctx, declared.body, inner)
     if declared.returns is not None:
         found = formula.annotated(ctx, found, declared.returns, declared.body, inner)
     return found
 
 
-def signature_of(ctx: Context, declared: ast.ExternFn | ast.ExternModule, unit: Unit,
-                 values: Mapping[str, Dim]) -> Signature:
+def signature_of(
+    ctx: Context, declared: ast.ExternFn | ast.ExternModule, unit: Unit, values: Mapping[str, Dim]
+) -> Signature:
     """The types an extern declares; formals with values (`classes = 10`) are dims in them."""
     generic: set[str] = set()
     scope = Scope(unit)
-    formals = tuple((f.name.text, type_of(ctx, f.type, scope, generic, dict(values)) if f.type else None)
-                    for f in declared.formals)
+    formals = tuple(
+        (f.name.text, type_of(ctx, f.type, scope, generic, dict(values)) if f.type else None)
+        for f in declared.formals
+    )
     if isinstance(declared, ast.ExternFn):
         output = type_of(ctx, declared.returns, scope, generic, dict(values))
-        return Signature(formals, tuple(t for _, t in formals if t is not None), output, frozenset(generic))
+        return Signature(
+            formals, tuple(t for _, t in formals if t is not None), output, frozenset(generic)
+        )
     rows = _batch_axis(declared)
     free = {**values, **{name: symbol(name) for name in rows}}
     inputs = tuple(type_of(ctx, t, scope, generic, free) for t in declared.inputs)
@@ -299,24 +467,34 @@ def signature_of(ctx: Context, declared: ast.ExternFn | ast.ExternModule, unit: 
 
 
 def _batch_axis(declared: ast.ExternModule) -> set[str]:
-    """The leading dim that input and output share: a network maps rows, so their number is free at each call,
-    also when its name is declared (a batch of B, a test set of any size).
+    """The leading dim that input and output share: a network maps rows, so their number is free at
+    each call, also when its name is declared (a batch of B, a test set of any size).
     """
-    leading = [t.dims[0] if isinstance(t, ast.ScalarType) and t.dims else None
-               for t in (declared.inputs[0], declared.output)]
+    leading = [
+        t.dims[0] if isinstance(t, ast.ScalarType) and t.dims else None
+        for t in (declared.inputs[0], declared.output)
+    ]
     names = {d.id if isinstance(d, ast.Name) else None for d in leading}
     name = names.pop()
     return set() if names or name is None else {name}
 
 
-def _extern(ctx: Context, declared: ast.ExternFn, given: dict[str, ast.Arg], node: ast.Call, scope: Scope,
-            unit: Unit) -> Meaning:
+def _extern(
+    ctx: Context,
+    declared: ast.ExternFn,
+    given: dict[str, ast.Arg],
+    node: ast.Call,
+    scope: Scope,
+    unit: Unit,
+) -> Meaning:
     name = declared.name.text
     signature = signature_of(ctx, declared, unit, {})
     bound: dict[str, Dim] = {}
     operands: list[int] = []
     fine = True
-    for (formal, type_), arg in zip(signature.formals, (given[n] for n, _ in signature.formals), strict=True):
+    for (formal, type_), arg in zip(
+        signature.formals, (given[n] for n, _ in signature.formals), strict=True
+    ):
         found = formula.meaning(ctx, arg.value, scope)
         if isinstance(found, Net):
             operands.append(networks.leaf(ctx, found))
@@ -327,25 +505,46 @@ def _extern(ctx: Context, declared: ast.ExternFn, given: dict[str, ast.Arg], nod
             continue
         given_type = ctx.graph[operand].type
         if type_ is not None and not unify(type_, given_type, bound, signature.generic):
-            ctx.report("MLO0404", arg.span, scope, expected=f"`{bind(type_, bound)}`", found=f"`{given_type}`",
-                       label=f"argument `{formal}` of `{name}`")
+            ctx.report(
+                "MLO0404",
+                arg.span,
+                scope,
+                expected=f"`{bind(type_, bound)}`",
+                found=f"`{given_type}`",
+                label=f"argument `{formal}` of `{name}`",
+            )
             fine = False
         operands.append(operand)
     if not fine or isinstance(signature.output, Poison):
         return BAD
-    nondiff = tuple(k for k, f in enumerate(declared.formals)
-                    if f.name.text in {n.text for n in declared.nondiff})
-    return Tens(ctx.graph.make("extern_fn", operands, bind(signature.output, bound), name=unit.prefix + name,
-                               nondiff=nondiff or None))
+    nondiff = tuple(
+        k
+        for k, f in enumerate(declared.formals)
+        if f.name.text in {n.text for n in declared.nondiff}
+    )
+    return Tens(
+        ctx.graph.make(
+            "extern_fn",
+            operands,
+            bind(signature.output, bound),
+            name=unit.prefix + name,
+            nondiff=nondiff or None,
+        )
+    )
 
 
 def _network(ctx: Context, net: Net, node: ast.Call, scope: Scope) -> Meaning:
     arguments: list[ast.Expr] = []
     for arg in node.args:
         if not isinstance(arg, ast.Arg) or arg.name is not None:
-            ctx.report("MLO0210", arg.span, scope, function=net.name,
-                       name=arg.name.text if isinstance(arg, ast.Arg) and arg.name else "...",
-                       label="networks take their inputs by position")
+            ctx.report(
+                "MLO0210",
+                arg.span,
+                scope,
+                function=net.name,
+                name=arg.name.text if isinstance(arg, ast.Arg) and arg.name else "...",
+                label="networks take their inputs by position",
+            )
             return BAD
         arguments.append(arg.value)
     operands = [formula.tensor(ctx, a, scope) for a in arguments]
@@ -383,10 +582,19 @@ def _detach(ctx: Context, node: ast.Call, scope: Scope) -> Meaning:
 
 
 def _of_network(ctx: Context, name: str, node: ast.Call, scope: Scope) -> Meaning | None:
-    """`params(net, except = ...)` and `ema(net, decay = ...)`; None when the argument is a tensor (ema)."""
+    """`params(net, except = ...)` and `ema(net, decay = ...)`; None when the argument is a tensor
+    (ema).
+    """
     option = "except" if name == "params" else "decay"
-    given = arguments(ctx, name, ["net" if name == "params" else "x", option], {"net"} if name == "params" else {"x", "decay"},
-                       node, scope, FUNCTIONS[name].signature)
+    given = arguments(
+        ctx,
+        name,
+        ["net" if name == "params" else "x", option],
+        {"net"} if name == "params" else {"x", "decay"},
+        node,
+        scope,
+        FUNCTIONS[name].signature,
+    )
     if given is None:
         return BAD
     first = given["net" if name == "params" else "x"]
@@ -401,12 +609,21 @@ def _of_network(ctx: Context, name: str, node: ast.Call, scope: Scope) -> Meanin
         return BAD
     if name == "ema":
         if not isinstance(constant, int | float) or not 0 <= constant < 1:
-            ctx.report("MLO0603", given[option].span, scope, setting="decay", value=constant, expected="in [0, 1)")
+            ctx.report(
+                "MLO0603",
+                given[option].span,
+                scope,
+                setting="decay",
+                value=constant,
+                expected="in [0, 1)",
+            )
             return BAD
         if isinstance(found, Net):
             return Net(found.level, found.name, found.detached, float(constant))
         operand = formula.as_tensor(ctx, found, first.span, scope)
-        return formula.apply(ctx, "ema", [operand], [first.value], node.span, scope, decay=float(constant))
+        return formula.apply(
+            ctx, "ema", [operand], [first.value], node.span, scope, decay=float(constant)
+        )
     if not isinstance(found, Net):
         ctx.report("MLO0404", first.span, scope, expected="a network", found=describe(found))
         return BAD
@@ -416,23 +633,42 @@ def _of_network(ctx: Context, name: str, node: ast.Call, scope: Scope) -> Meanin
     return networks.parameters(ctx, found, constant)
 
 
-def _generator(ctx: Context, name: str, generator: ast.Generator, node: ast.Call, scope: Scope) -> Meaning:
+def _generator(
+    ctx: Context, name: str, generator: ast.Generator, node: ast.Call, scope: Scope
+) -> Meaning:
     iterable = generator.iterable
     if name not in ("mean", "sum") or not isinstance(iterable, ast.Name):
-        ctx.report("MLO0404", generator.span, scope, expected="`mean` or `sum` over a `foreach` level",
-                   found=f"`{name}`")
+        ctx.report(
+            "MLO0404",
+            generator.span,
+            scope,
+            expected="`mean` or `sum` over a `foreach` level",
+            found=f"`{name}`",
+        )
         return BAD
     decl = scope.unit.levels.get(iterable.id)
     if decl is None or decl.node.task is None:
-        ctx.report("MLO0201", iterable.span, scope, name=iterable.id, label="not a `foreach` level",
-                   suggestions=[Suggestion(f"did you mean `{n}`?", (Edit(iterable.span, n),), "maybe-incorrect")
-                                for n in closest(iterable.id, [k for k, d in scope.unit.levels.items() if d.node.task])])
+        ctx.report(
+            "MLO0201",
+            iterable.span,
+            scope,
+            name=iterable.id,
+            label="not a `foreach` level",
+            suggestions=[
+                Suggestion(f"did you mean `{n}`?", (Edit(iterable.span, n),), "maybe-incorrect")
+                for n in closest(
+                    iterable.id, [k for k, d in scope.unit.levels.items() if d.node.task]
+                )
+            ],
+        )
         return BAD
     inner = scope.with_local(**{generator.variable.text: Replica(iterable.id)})
     body = formula.tensor(ctx, generator.element, inner)
     if body is None or not isinstance(ctx.graph[body].type, Tensor):
         return BAD
-    return Tens(ctx.graph.make("replicas", (body,), ctx.graph[body].type, level=iterable.id, reduce=name))
+    return Tens(
+        ctx.graph.make("replicas", (body,), ctx.graph[body].type, level=iterable.id, reduce=name)
+    )
 
 
 def _function(ctx: Context, row: Op, node: ast.Call, scope: Scope) -> Meaning:
@@ -481,8 +717,14 @@ def _variadic(ctx: Context, row: Op, name: str, node: ast.Call, scope: Scope) ->
         try:
             if arg.name is not None:
                 if arg.name.text not in known:
-                    ctx.report("MLO0210", arg.name.span, scope, function=row.name, name=arg.name.text,
-                               notes=[f"it is `{row.signature}`"])
+                    ctx.report(
+                        "MLO0210",
+                        arg.name.span,
+                        scope,
+                        function=row.name,
+                        name=arg.name.text,
+                        notes=[f"it is `{row.signature}`"],
+                    )
                     return BAD
                 attrs[arg.name.text] = _attribute(ctx, arg.value, scope)
             elif constant.operand or len(operands) < len(leading):
@@ -492,9 +734,16 @@ def _variadic(ctx: Context, row: Op, name: str, node: ast.Call, scope: Scope) ->
                 sizes.append(constants.dim(ctx, arg.value, scope))
         except NotConstant:
             return BAD
-    if constant.operand and not operands or len(operands) < len(leading):
-        ctx.report("MLO0209", node.span, scope, name=row.name, expected="at least 1 argument", given=0,
-                   notes=[f"it is `{row.signature}`"])
+    if (constant.operand and not operands) or len(operands) < len(leading):
+        ctx.report(
+            "MLO0209",
+            node.span,
+            scope,
+            name=row.name,
+            expected="at least 1 argument",
+            given=0,
+            notes=[f"it is `{row.signature}`"],
+        )
         return BAD
     if not constant.operand:
         attrs[name] = tuple(s.value if s.value is not None else s for s in sizes)
@@ -511,4 +760,15 @@ def _attribute(ctx: Context, node: ast.Expr, scope: Scope) -> Any:
     return constants.value(ctx, node, scope)
 
 
-__all__ = ["OPS", "Literal", "Module", "build", "call", "misfit", "same_rows", "same_structure", "signature_of", "symbol"]
+__all__ = [
+    "OPS",
+    "Literal",
+    "Module",
+    "build",
+    "call",
+    "misfit",
+    "same_rows",
+    "same_structure",
+    "signature_of",
+    "symbol",
+]

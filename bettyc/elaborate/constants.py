@@ -30,11 +30,20 @@ ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
     "**": lambda a, b: a**b,
 }
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "==": lambda a, b: a == b, "!=": lambda a, b: a != b, "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b, ">": lambda a, b: a > b, ">=": lambda a, b: a >= b,
+    "==": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
 }
 FUNCTIONS: dict[str, Callable[[float], float]] = {
-    "exp": math.exp, "log": math.log, "sqrt": math.sqrt, "abs": abs, "real": float, "int": int,
+    "exp": math.exp,
+    "log": math.log,
+    "sqrt": math.sqrt,
+    "abs": abs,
+    "real": float,
+    "int": int,
 }
 
 
@@ -63,8 +72,14 @@ def value(ctx: Context, node: ast.Expr, scope: Scope) -> Value:
         return _call(ctx, node, node.function.id, scope)
     if isinstance(node, ast.Range):
         return Call("..", (value(ctx, node.low, scope), value(ctx, node.high, scope)))
-    ctx.report("MLO0404", node.span, scope, expected="a compile-time value", found="an expression",
-               label="this is not known before the program runs")
+    ctx.report(
+        "MLO0404",
+        node.span,
+        scope,
+        expected="a compile-time value",
+        found="an expression",
+        label="this is not known before the program runs",
+    )
     raise NotConstant
 
 
@@ -83,8 +98,14 @@ def _name(ctx: Context, node: ast.Name, scope: Scope) -> Value:
         scope.unit.used.add(name)
         dim = dimension(ctx, declared, scope)
         if dim.value is None:
-            ctx.report("MLO0411", node.span, scope, name=name, label="its size must be known here",
-                       notes=[f"give it a value (`dim {name} = 10`) or bind it from data"])
+            ctx.report(
+                "MLO0411",
+                node.span,
+                scope,
+                name=name,
+                label="its size must be known here",
+                notes=[f"give it a value (`dim {name} = 10`) or bind it from data"],
+            )
             raise NotConstant
         return dim.value
     if declared is not None:
@@ -109,8 +130,14 @@ def _path(ctx: Context, node: ast.Field, scope: Scope) -> Value:
     return Ref(".".join([base.id, *reversed(parts)]))
 
 
-def _apply(ctx: Context, node: ast.Expr, scope: Scope, operator: Callable[[Any, Any], Any],
-           left: ast.Expr, right: ast.Expr) -> Value:
+def _apply(
+    ctx: Context,
+    node: ast.Expr,
+    scope: Scope,
+    operator: Callable[[Any, Any], Any],
+    left: ast.Expr,
+    right: ast.Expr,
+) -> Value:
     a, b = value(ctx, left, scope), value(ctx, right, scope)
     for operand, at in ((a, left), (b, right)):
         if isinstance(operand, bool) or not isinstance(operand, int | float):
@@ -122,12 +149,25 @@ def _apply(ctx: Context, node: ast.Expr, scope: Scope, operator: Callable[[Any, 
     try:
         result: Value = operator(a, b)
     except (ArithmeticError, ValueError) as error:
-        ctx.report("MLO0603", node.span, scope, setting="this value", value="undefined",
-                   expected="a finite number", label=str(error))
+        ctx.report(
+            "MLO0603",
+            node.span,
+            scope,
+            setting="this value",
+            value="undefined",
+            expected="a finite number",
+            label=str(error),
+        )
         raise NotConstant from None
     if isinstance(result, complex) or (isinstance(result, float) and not math.isfinite(result)):
-        ctx.report("MLO0603", node.span, scope, setting="this value", value=str(result),
-                   expected="a finite number")
+        ctx.report(
+            "MLO0603",
+            node.span,
+            scope,
+            setting="this value",
+            value=str(result),
+            expected="a finite number",
+        )
         raise NotConstant
     return result
 
@@ -148,18 +188,25 @@ def _call(ctx: Context, node: ast.Call, name: str, scope: Scope) -> Value:
     named: list[tuple[str, Value]] = []
     for arg in node.args:
         if not isinstance(arg, ast.Arg):
-            ctx.report("MLO0404", arg.span, scope, expected="a compile-time value", found="a generator")
+            ctx.report(
+                "MLO0404", arg.span, scope, expected="a compile-time value", found="a generator"
+            )
             raise NotConstant
         v = value(ctx, arg.value, scope)
         if arg.name is None:
             positional.append(v)
         elif arg.name.text in dict(named):
-            ctx.report("MLO0614", arg.name.span, scope, path=arg.name.text, problem="is given twice")
+            ctx.report(
+                "MLO0614", arg.name.span, scope, path=arg.name.text, problem="is given twice"
+            )
             raise NotConstant
         else:
             named.append((arg.name.text, v))
-    if name in FUNCTIONS and len(positional) == 1 and not named and isinstance(positional[0], int | float):
-        return _apply(ctx, node, scope, lambda a, _: FUNCTIONS[name](a), node.args[0].value, node.args[0].value)  # type: ignore[union-attr]
+    number = positional[0] if len(positional) == 1 and not named else None
+    if name in FUNCTIONS and isinstance(number, int | float):
+        only = node.args[0]
+        assert isinstance(only, ast.Arg)
+        return _apply(ctx, node, scope, lambda a, _: FUNCTIONS[name](a), only.value, only.value)
     return Call(name, tuple(positional), tuple(named))
 
 
@@ -180,27 +227,78 @@ def param(ctx: Context, node: ast.Param, scope: Scope) -> Value:
         return known.value
     ctx.params[key] = None
     if node.default is None:
-        ctx.report("MLO0614", node.name.span, path=node.name.text,
-                   problem="has no value", notes=[f"give it one: `--set {node.name.text}=...`"])
+        ctx.report(
+            "MLO0614",
+            node.name.span,
+            path=node.name.text,
+            problem="has no value",
+            notes=[f"give it one: `--set {node.name.text}=...`"],
+        )
         raise NotConstant
     v = value(ctx, node.default, Scope(scope.unit, where="setting"))
     base = node.type.base.text if isinstance(node.type, ast.ScalarType) else "?"
     fits = {
         "real": isinstance(v, int | float) and not isinstance(v, bool),
         "int": isinstance(v, int) and not isinstance(v, bool),
-        "bool": isinstance(v, bool), "str": isinstance(v, str),
+        "bool": isinstance(v, bool),
+        "str": isinstance(v, str),
     }
     if base not in fits:
         unknown_type(ctx, node.type, ("real", "int", "bool", "str"))
         raise NotConstant
     if not fits[base]:
-        ctx.report("MLO0404", node.default.span, expected=f"`{base}`", found="another kind of value")
+        ctx.report(
+            "MLO0404", node.default.span, expected=f"`{base}`", found="another kind of value"
+        )
         raise NotConstant
     if base == "real":
         v = float(v)  # type: ignore[arg-type]
     _in_domain(ctx, node, v, scope)
     ctx.params[key] = Setting(node.name.text, v, "file", node.default.span)
     return v
+
+
+def bounds_of(ctx: Context, domain: ast.Domain, scope: Scope) -> tuple[float, float]:
+    """The two numbers of `interval(a, b)` or `box(a, b)`. Raises NotConstant."""
+    numbers = domain_numbers(ctx, domain, 2, scope)
+    if not numbers[0] < numbers[1]:
+        ctx.report(
+            "MLO0603",
+            domain.span,
+            scope,
+            setting=domain.name.text,
+            value=f"({numbers[0]:g}, {numbers[1]:g})",
+            expected="lower bound first",
+        )
+        raise NotConstant
+    return numbers[0], numbers[1]
+
+
+def domain_numbers(ctx: Context, domain: ast.Domain, count: int, scope: Scope) -> list[float]:
+    """The arguments of a domain, `count` numbers; `inf` is one here. Raises NotConstant."""
+    inner = Scope(scope.unit, where="setting")
+    numbers: list[float] = []
+    for arg in domain.args:
+        given = arg.value if isinstance(arg, ast.Arg) and arg.name is None else None
+        if isinstance(given, ast.Name) and given.id == "inf":
+            numbers.append(math.inf)
+            continue
+        found = value(ctx, given, inner) if given is not None else None
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            ctx.report("MLO0404", arg.span, scope, expected="a number", found="something else")
+            raise NotConstant
+        numbers.append(float(found))
+    if len(numbers) != count:
+        ctx.report(
+            "MLO0209",
+            domain.span,
+            scope,
+            name=domain.name.text,
+            given=len(numbers),
+            expected=f"{count} argument{'s' if count != 1 else ''}",
+        )
+        raise NotConstant
+    return numbers
 
 
 def _in_domain(ctx: Context, node: ast.Param, v: Value, scope: Scope) -> None:
@@ -211,15 +309,21 @@ def _in_domain(ctx: Context, node: ast.Param, v: Value, scope: Scope) -> None:
     if domain.name.text in bounds:
         low, high, closed = bounds[domain.name.text]
     elif domain.name.text in ("interval", "box"):
-        arguments = [value(ctx, a.value, Scope(scope.unit, where="setting")) for a in domain.args]
-        low, high, closed = float(arguments[0]), float(arguments[1]), True  # type: ignore[arg-type]
+        low, high = bounds_of(ctx, domain, scope)
+        closed = True
     else:
         return
     if not (low <= v <= high if closed else low < v < high):
         from bettyc.grammar.printer import expr
 
-        ctx.report("MLO0603", node.default.span if node.default else node.span, setting=node.name.text,
-                   value=v, expected=f"in `{expr(domain)}`", label="outside its domain")
+        ctx.report(
+            "MLO0603",
+            node.default.span if node.default else node.span,
+            setting=node.name.text,
+            value=v,
+            expected=f"in `{expr(domain)}`",
+            label="outside its domain",
+        )
         raise NotConstant
 
 
@@ -227,24 +331,45 @@ def unknown_type(ctx: Context, node: Any, known: Iterable[str]) -> None:
     name = node.base if isinstance(node, ast.ScalarType) else None
     span = name.span if name is not None else node.span
     text = name.text if name is not None else "record"
-    aliases = {"float": "real", "double": "real", "string": "str", "boolean": "bool", "integer": "int"}
+    aliases = {
+        "float": "real",
+        "double": "real",
+        "string": "str",
+        "boolean": "bool",
+        "integer": "int",
+    }
     near = [aliases[text]] if text in aliases else closest(text, tuple(known))
-    ctx.report("MLO0415", span, name=text, label="no such type",
-               suggestions=[Suggestion(f"did you mean `{n}`?", (Edit(span, n),), "maybe-incorrect") for n in near])
+    ctx.report(
+        "MLO0415",
+        span,
+        name=text,
+        label="no such type",
+        suggestions=[
+            Suggestion(f"did you mean `{n}`?", (Edit(span, n),), "maybe-incorrect") for n in near
+        ],
+    )
 
 
 def unknown(ctx: Context, node: ast.Name, scope: Scope, candidates: Iterable[str]) -> None:
     """MLO0202 with did-you-mean, and the level that has such a variable."""
-    suggestions = [Suggestion(f"did you mean `{n}`?", (Edit(node.span, n),), "maybe-incorrect")
-                   for n in closest(node.id, tuple(candidates))]
+    suggestions = [
+        Suggestion(f"did you mean `{n}`?", (Edit(node.span, n),), "maybe-incorrect")
+        for n in closest(node.id, tuple(candidates))
+    ]
     for level in scope.unit.levels.values():
         member = level.members.get(node.id)
         if isinstance(member, ast.Var | ast.Module):
             where = f"`{node.id}` is a variable of level `{level.name}`"
-            suggestions.append(Suggestion(
-                f"{where}: write `{level.name}.{node.id}` or `{level.name}*.{node.id}`",
-                (Edit(node.span, f"{level.name}.{node.id}"),), "maybe-incorrect"))
-    ctx.report("MLO0202", node.span, scope, name=node.id, label="not declared", suggestions=suggestions)
+            suggestions.append(
+                Suggestion(
+                    f"{where}: write `{level.name}.{node.id}` or `{level.name}*.{node.id}`",
+                    (Edit(node.span, f"{level.name}.{node.id}"),),
+                    "maybe-incorrect",
+                )
+            )
+    ctx.report(
+        "MLO0202", node.span, scope, name=node.id, label="not declared", suggestions=suggestions
+    )
 
 
 def dimension(ctx: Context, decl: ast.DimDecl, scope: Scope) -> Dim:
@@ -257,9 +382,16 @@ def dimension(ctx: Context, decl: ast.DimDecl, scope: Scope) -> Dim:
     return symbol(name)
 
 
-def dim(ctx: Context, node: ast.Expr, scope: Scope, generic: set[str] | None = None,
-        bound: dict[str, Dim] | None = None, busy: tuple[str, ...] = ()) -> Dim:
-    """A dim expression: integers, dims, int params, data sets (their number of rows), `+ - *`. Unknown names become generic dims where
+def dim(
+    ctx: Context,
+    node: ast.Expr,
+    scope: Scope,
+    generic: set[str] | None = None,
+    bound: dict[str, Dim] | None = None,
+    busy: tuple[str, ...] = (),
+) -> Dim:
+    """A dim expression: integers, dims, int params, data sets (their number of rows), `+ - *`.
+    Unknown names become generic dims where
     `generic` is given (extern signatures); `bound` are formals with values. Raises NotConstant.
     """
     if isinstance(node, ast.Number) and isinstance(node.value, int):
@@ -270,7 +402,9 @@ def dim(ctx: Context, node: ast.Expr, scope: Scope, generic: set[str] | None = N
             return bound[name]
         declared = scope.unit.names.get(name)
         if name in busy:
-            ctx.report("MLO0206", node.span, scope, name=name, label="its own value is needed for it")
+            ctx.report(
+                "MLO0206", node.span, scope, name=name, label="its own value is needed for it"
+            )
             raise NotConstant
         if isinstance(declared, ast.DimDecl):
             scope.unit.used.add(name)
@@ -290,12 +424,20 @@ def dim(ctx: Context, node: ast.Expr, scope: Scope, generic: set[str] | None = N
             if rows is not None:
                 return rows
             if name in ctx.columns:
-                ctx.report("MLO0404", node.span, scope, expected="data with rows", found=f"`{name}`, which has none")
+                ctx.report(
+                    "MLO0404",
+                    node.span,
+                    scope,
+                    expected="data with rows",
+                    found=f"`{name}`, which has none",
+                )
             raise NotConstant
         if generic is not None:
             generic.add(name)
             return symbol(name)
-        unknown(ctx, node, scope, [n for n, d in scope.unit.names.items() if isinstance(d, ast.DimDecl)])
+        unknown(
+            ctx, node, scope, [n for n, d in scope.unit.names.items() if isinstance(d, ast.DimDecl)]
+        )
         raise NotConstant
     if isinstance(node, ast.Binary) and node.op in ("+", "-", "*"):
         left = dim(ctx, node.left, scope, generic, bound, busy)
@@ -305,6 +447,12 @@ def dim(ctx: Context, node: ast.Expr, scope: Scope, generic: set[str] | None = N
         return add_dims(left, right, 1 if node.op == "+" else -1)
     if isinstance(node, ast.Unary) and node.op == "-":
         return add_dims(number(0), dim(ctx, node.operand, scope, generic, bound, busy), -1)
-    ctx.report("MLO0404", node.span, scope, expected="a dim", found="another expression",
-               label="dims are whole numbers, names, sums and products of those")
+    ctx.report(
+        "MLO0404",
+        node.span,
+        scope,
+        expected="a dim",
+        found="another expression",
+        label="dims are whole numbers, names, sums and products of those",
+    )
     raise NotConstant

@@ -19,7 +19,8 @@ from bettyc.types import REAL, Dim, Record, Tensor, Type
 class Context:
     """Everything the passes of `bettyc.elaborate` share.
 
-    sizes: dims bound from outside (data, --mock). reads: the mentions made by the expression at hand.
+    sizes: dims bound from outside (data, --mock). reads: the mentions made by the expression at
+    hand.
     """
 
     def __init__(self, main: Unit, sizes: Mapping[str, int]) -> None:
@@ -50,8 +51,10 @@ class Context:
             return
         self._seen.add((code, span))
         if scope is not None and scope.calls:
-            notes = [Note(f"in this call of `{name}`", at)
-                     for name, at in zip(reversed(scope.defs), reversed(scope.calls), strict=True)]
+            notes = [
+                Note(f"in this call of `{name}`", at)
+                for name, at in zip(reversed(scope.defs), reversed(scope.calls), strict=True)
+            ]
             more["notes"] = [*more.get("notes", ()), *notes]
         self.found.append(report(code, span, **more))
 
@@ -73,11 +76,15 @@ class Context:
     def replay(self, reads: tuple[Read, ...]) -> None:
         """Count the reads of a `let` or argument at its use."""
         for r in reads:
-            self.reads.append(Read(r.level, r.name, r.mode, r.detached or self.detached > 0, r.span))
+            self.reads.append(
+                Read(r.level, r.name, r.mode, r.detached or self.detached > 0, r.span)
+            )
 
     @contextmanager
     def recording(self) -> Iterator[list[Read]]:
-        """Collect the reads made inside, apart from those outside; `detach` around does not count yet."""
+        """Collect the reads made inside, apart from those outside; `detach` around does not count
+        yet.
+        """
         outer, depth = self.reads, self.detached
         self.reads, self.detached = [], 0
         try:

@@ -40,8 +40,13 @@ def declare_data(ctx: Context, node: ast.Data, scope: Scope) -> None:
     if node.type is not None:
         type_ = type_of(ctx, node.type, scope)
     if type_ is None:
-        ctx.report("MLO0510", node.name.span, name=name, label="its columns are not known",
-                   notes=["declare them: `data name : { x: real[n, d], y: int<C>[n] } from ...`"])
+        ctx.report(
+            "MLO0510",
+            node.name.span,
+            name=name,
+            label="its columns are not known",
+            notes=["declare them: `data name : { x: real[n, d], y: int<C>[n] } from ...`"],
+        )
         return
     if type_ == POISON or not isinstance(type_, Record | Tensor):
         return
@@ -57,12 +62,21 @@ def _rows(type_: Record | Tensor) -> Dim | None:
     return leading.pop() if len(leading) == 1 else None
 
 
-def source_of(ctx: Context, node: ast.Expr, scope: Scope, owner: str,
-              at: ast.Data | ast.Draw) -> tuple[Call, tuple[Ref, ...], Type | None]:
-    """The source call, the level variables it samples from, and the type if an extern declares it."""
+def source_of(
+    ctx: Context, node: ast.Expr, scope: Scope, owner: str, at: ast.Data | ast.Draw
+) -> tuple[Call, tuple[Ref, ...], Type | None]:
+    """The source call, the level variables it samples from, and the type if an extern declares
+    it.
+    """
     if not isinstance(node, ast.Call) or not isinstance(node.function, ast.Name):
-        ctx.report("MLO0404", node.span, scope, expected="a data source", found="another expression",
-                   notes=[f"built in: {', '.join(READERS)}; or declare an `extern source`"])
+        ctx.report(
+            "MLO0404",
+            node.span,
+            scope,
+            expected="a data source",
+            found="another expression",
+            notes=[f"built in: {', '.join(READERS)}; or declare an `extern source`"],
+        )
         raise NotConstant
     name = node.function.id
     declared = scope.unit.names.get(name)
@@ -70,22 +84,46 @@ def source_of(ctx: Context, node: ast.Expr, scope: Scope, owner: str,
         scope.unit.used.add(name)
         return _extern_source(ctx, node, declared, scope, owner)
     if name not in READERS:
-        known = [*READERS, *(n for n, d in scope.unit.names.items() if isinstance(d, ast.ExternSource))]
-        ctx.report("MLO0208", node.function.span, scope, name=name, label="no such data source",
-                   suggestions=[Suggestion(f"did you mean `{n}`?", (Edit(node.function.span, n),), "maybe-incorrect")
-                                for n in closest(name, known)], notes=[f"built in: {', '.join(READERS)}"])
+        known = [
+            *READERS,
+            *(n for n, d in scope.unit.names.items() if isinstance(d, ast.ExternSource)),
+        ]
+        ctx.report(
+            "MLO0208",
+            node.function.span,
+            scope,
+            name=name,
+            label="no such data source",
+            suggestions=[
+                Suggestion(
+                    f"did you mean `{n}`?", (Edit(node.function.span, n),), "maybe-incorrect"
+                )
+                for n in closest(name, known)
+            ],
+            notes=[f"built in: {', '.join(READERS)}"],
+        )
         raise NotConstant
-    given = calls.arguments(ctx, name, list(READERS[name]), set(READERS[name][:1]), node, scope,
-                             f"{name}({', '.join(READERS[name])})")
+    given = calls.arguments(
+        ctx,
+        name,
+        list(READERS[name]),
+        set(READERS[name][:1]),
+        node,
+        scope,
+        f"{name}({', '.join(READERS[name])})",
+    )
     call = constants.value(ctx, node, Scope(scope.unit, where="setting"))
     if given is None or not isinstance(call, Call):
         raise NotConstant
     return call, (), None
 
 
-def _extern_source(ctx: Context, node: ast.Call, declared: ast.ExternSource, scope: Scope,
-                   owner: str) -> tuple[Call, tuple[Ref, ...], Type]:
-    """A source from Python. An argument that is a level's variable or network is a sampling edge."""
+def _extern_source(
+    ctx: Context, node: ast.Call, declared: ast.ExternSource, scope: Scope, owner: str
+) -> tuple[Call, tuple[Ref, ...], Type]:
+    """A source from Python. An argument that is a level's variable or network is a sampling
+    edge.
+    """
     names = [f.name.text for f in declared.formals]
     signature = f"{declared.name.text}({', '.join(names)})"
     given = calls.arguments(ctx, declared.name.text, names, set(names), node, scope, signature)
@@ -96,14 +134,19 @@ def _extern_source(ctx: Context, node: ast.Call, declared: ast.ExternSource, sco
     dims: dict[str, Dim] = {}
     for key in names:
         argument = given[key].value
-        if isinstance(argument, ast.Field) and isinstance(argument.base, ast.Name) \
-                and argument.base.id in scope.unit.levels:
+        if (
+            isinstance(argument, ast.Field)
+            and isinstance(argument.base, ast.Name)
+            and argument.base.id in scope.unit.levels
+        ):
             ref = Ref(f"{argument.base.id}.{argument.name.text}")
             _owned(ctx, argument, scope)
             samples.append(ref)
             values.append((key, ref))
             continue
-        if isinstance(argument, ast.Name) and isinstance(scope.unit.names.get(argument.id), ast.DimDecl):
+        if isinstance(argument, ast.Name) and isinstance(
+            scope.unit.names.get(argument.id), ast.DimDecl
+        ):
             found = constants.dim(ctx, argument, scope)
             values.append((key, found.value if found.value is not None else str(found)))
             dims[key] = found
@@ -114,8 +157,12 @@ def _extern_source(ctx: Context, node: ast.Call, declared: ast.ExternSource, sco
             dims[key] = number(v)
     generic: set[str] = set()
     type_ = type_of(ctx, declared.type, Scope(scope.unit), generic, dims)
-    own = {n: number(ctx.sizes[f"{owner}.{n}"]) if f"{owner}.{n}" in ctx.sizes else symbol(f"{owner}.{n}")
-           for n in generic}
+    own = {
+        n: number(ctx.sizes[f"{owner}.{n}"])
+        if f"{owner}.{n}" in ctx.sizes
+        else symbol(f"{owner}.{n}")
+        for n in generic
+    }
     return Call(declared.name.text, (), tuple(values)), tuple(samples), bind(type_, own)
 
 
@@ -124,9 +171,18 @@ def _owned(ctx: Context, node: ast.Field, scope: Scope) -> None:
     assert isinstance(node.base, ast.Name)
     decl = scope.unit.levels[node.base.id]
     if not isinstance(decl.members.get(node.name.text), ast.Var | ast.Module):
-        ctx.report("MLO0203", node.name.span, scope, level=decl.name, name=node.name.text, label="no such variable",
-                   suggestions=[Suggestion(f"did you mean `{n}`?", (Edit(node.name.span, n),), "maybe-incorrect")
-                                for n in closest(node.name.text, list(decl.members))])
+        ctx.report(
+            "MLO0203",
+            node.name.span,
+            scope,
+            level=decl.name,
+            name=node.name.text,
+            label="no such variable",
+            suggestions=[
+                Suggestion(f"did you mean `{n}`?", (Edit(node.name.span, n),), "maybe-incorrect")
+                for n in closest(node.name.text, list(decl.members))
+            ],
+        )
         raise NotConstant
 
 
@@ -140,25 +196,49 @@ def declare_split(ctx: Context, node: ast.Split, scope: Scope) -> None:
         return
     rows = ctx.rows[of]
     if rows is None:
-        ctx.report("MLO0404", node.of.span, scope, expected="data with rows", found="tasks or nested records")
-        return
-    try:
-        fractions = [constants.value(ctx, p.fraction, Scope(scope.unit, where="setting")) for p in node.parts]
-        options = tuple((a.name.text, constants.value(ctx, a.value, Scope(scope.unit, where="setting")))
-                        for a in node.options if a.name is not None)
-    except NotConstant:
+        ctx.report(
+            "MLO0404",
+            node.of.span,
+            scope,
+            expected="data with rows",
+            found="tasks or nested records",
+        )
         return
     for arg in node.options:
-        if arg.name is None or arg.name.text not in SPLIT_OPTIONS:
-            key = arg.name.text if arg.name is not None else "..."
-            ctx.report("MLO0210", arg.span, scope, function="split", name=key,
-                       notes=[f"options: {', '.join(SPLIT_OPTIONS)}"])
+        if not isinstance(arg, ast.Arg) or arg.name is None or arg.name.text not in SPLIT_OPTIONS:
+            key = arg.name.text if isinstance(arg, ast.Arg) and arg.name is not None else "..."
+            ctx.report(
+                "MLO0210",
+                arg.span,
+                scope,
+                function="split",
+                name=key,
+                notes=[f"options: {', '.join(SPLIT_OPTIONS)}"],
+            )
             return
-    numbers = [float(f) for f in fractions if isinstance(f, int | float) and not isinstance(f, bool)]
+    settings = Scope(scope.unit, where="setting")
+    try:
+        fractions = [constants.value(ctx, p.fraction, settings) for p in node.parts]
+        options = tuple(
+            (a.name.text, constants.value(ctx, a.value, settings))
+            for a in node.options
+            if isinstance(a, ast.Arg) and a.name is not None
+        )
+    except NotConstant:
+        return
+    numbers = [
+        float(f) for f in fractions if isinstance(f, int | float) and not isinstance(f, bool)
+    ]
     total = sum(numbers)
     if len(numbers) != len(fractions) or any(f <= 0 for f in numbers) or total > 1 + 1e-9:
-        ctx.report("MLO0501", node.span, scope, name=of, total=f"{total:g}",
-                   label="each must be positive, and together at most 1")
+        ctx.report(
+            "MLO0501",
+            node.span,
+            scope,
+            name=of,
+            total=f"{total:g}",
+            label="each must be positive, and together at most 1",
+        )
         return
     parts = []
     for part, fraction, count in zip(node.parts, numbers, counts(rows, numbers), strict=True):
@@ -187,9 +267,17 @@ def _with_rows(type_: Type, rows: Dim, size: Dim) -> Record | Tensor:
 
 def _unknown_data(ctx: Context, ident: ast.Ident, scope: Scope) -> None:
     near = closest(ident.text, list(ctx.columns))
-    ctx.report("MLO0202", ident.span, scope, name=ident.text, label="no such data set",
-               suggestions=[Suggestion(f"did you mean `{n}`?", (Edit(ident.span, n),), "maybe-incorrect")
-                            for n in near])
+    ctx.report(
+        "MLO0202",
+        ident.span,
+        scope,
+        name=ident.text,
+        label="no such data set",
+        suggestions=[
+            Suggestion(f"did you mean `{n}`?", (Edit(ident.span, n),), "maybe-incorrect")
+            for n in near
+        ],
+    )
 
 
 def declare_draw(ctx: Context, node: ast.Draw, scope: Scope, level: LevelDecl | None) -> None:
@@ -201,7 +289,9 @@ def declare_draw(ctx: Context, node: ast.Draw, scope: Scope, level: LevelDecl | 
 
 
 def draw(ctx: Context, source: ast.Expr, scope: Scope, name: str, ident: ast.Ident) -> Draw:
-    """`train(batch = 100, shuffle = true)`, `train`, or a call of an extern source, made anew for each batch."""
+    """`train(batch = 100, shuffle = true)`, `train`, or a call of an extern source, made anew for
+    each batch.
+    """
     args: tuple[ast.Arg, ...] = ()
     function = source
     if isinstance(source, ast.Call):
@@ -223,9 +313,16 @@ def draw(ctx: Context, source: ast.Expr, scope: Scope, name: str, ident: ast.Ide
     if rows is None:
         return Draw(name, function.id, options, type_, ident.span)
     size = batch if batch is not None else rows
-    if batch is not None and batch.value is not None and rows.value is not None and batch.value > rows.value:
+    if (
+        batch is not None
+        and batch.value is not None
+        and rows.value is not None
+        and batch.value > rows.value
+    ):
         at = next(a for a in args if a.name is not None and a.name.text == "batch")
-        ctx.report("MLO0504", at.span, scope, batch=batch, name=function.id, rows=rows, label="too large")
+        ctx.report(
+            "MLO0504", at.span, scope, batch=batch, name=function.id, rows=rows, label="too large"
+        )
         raise NotConstant
     columns = _with_rows(type_, rows, size)
     if isinstance(columns, Record):
@@ -233,21 +330,36 @@ def draw(ctx: Context, source: ast.Expr, scope: Scope, name: str, ident: ast.Ide
     return Draw(name, function.id, options, columns, ident.span)
 
 
-def _options(ctx: Context, args: tuple[ast.Arg, ...], scope: Scope) -> tuple[tuple[tuple[str, Value], ...], Dim | None]:
+def _options(
+    ctx: Context, args: tuple[ast.Arg, ...], scope: Scope
+) -> tuple[tuple[tuple[str, Value], ...], Dim | None]:
     options: list[tuple[str, Value]] = []
     batch: Dim | None = None
     for arg in args:
         key = arg.name.text if arg.name is not None else "batch"
         if key not in DRAW_OPTIONS:
-            ctx.report("MLO0210", arg.span, scope, function="draw", name=key, label="no such option",
-                       suggestions=[Suggestion(f"did you mean `{n}`?", (Edit(arg.name.span, n),), "maybe-incorrect")
-                                    for n in closest(key, DRAW_OPTIONS)] if arg.name else [],
-                       notes=[f"options: {', '.join(DRAW_OPTIONS)}"])
+            ctx.report(
+                "MLO0210",
+                arg.span,
+                scope,
+                function="draw",
+                name=key,
+                label="no such option",
+                suggestions=[
+                    Suggestion(f"did you mean `{n}`?", (Edit(arg.name.span, n),), "maybe-incorrect")
+                    for n in closest(key, DRAW_OPTIONS)
+                ]
+                if arg.name
+                else [],
+                notes=[f"options: {', '.join(DRAW_OPTIONS)}"],
+            )
             raise NotConstant
         if key == "batch":
             batch = constants.dim(ctx, arg.value, scope)
             if batch.value is not None and batch.value < 1:
-                ctx.report("MLO0603", arg.span, scope, setting="batch", value=batch, expected="at least 1")
+                ctx.report(
+                    "MLO0603", arg.span, scope, setting="batch", value=batch, expected="at least 1"
+                )
                 raise NotConstant
             options.append((key, batch.value if batch.value is not None else str(batch)))
             continue
@@ -274,12 +386,17 @@ def declare_task(ctx: Context, level: LevelDecl, scope: Scope) -> None:
         return
 
 
-def declare_extern(ctx: Context, node: ast.ExternFn | ast.ExternModule | ast.ExternSource, prefix: str) -> None:
+def declare_extern(
+    ctx: Context, node: ast.ExternFn | ast.ExternModule | ast.ExternSource, prefix: str
+) -> None:
     kind = {ast.ExternFn: "fn", ast.ExternModule: "module", ast.ExternSource: "source"}[type(node)]
     origin = node.origin.value
     if origin.count(":") != 1 or not all(origin.split(":")):
-        ctx.report("MLO0404", node.origin.span, expected="`\"module:attribute\"`", found=f"`\"{origin}\"`")
+        ctx.report(
+            "MLO0404", node.origin.span, expected='`"module:attribute"`', found=f'`"{origin}"`'
+        )
         return
     name = prefix + node.name.text
-    ctx.externs[name] = Extern(kind, name, origin,
-                                         tuple(f.name.text for f in node.formals), node.name.span)
+    ctx.externs[name] = Extern(
+        kind, name, origin, tuple(f.name.text for f in node.formals), node.name.span
+    )

@@ -11,11 +11,18 @@ from bettyc.types import POISON, Dim, Module, Record, Tensor, Text, Type
 SCALARS = ("real", "int", "bool")
 
 
-def type_of(ctx: Context, node: ast.Type, scope: Scope, generic: set[str] | None = None,
-            bound: dict[str, Dim] | None = None) -> Type:
+def type_of(
+    ctx: Context,
+    node: ast.Type,
+    scope: Scope,
+    generic: set[str] | None = None,
+    bound: dict[str, Dim] | None = None,
+) -> Type:
     """The type that an annotation means; POISON after a diagnostic."""
     if isinstance(node, ast.RecordType):
-        return Record(tuple((f.name.text, type_of(ctx, f.type, scope, generic, bound)) for f in node.fields))
+        return Record(
+            tuple((f.name.text, type_of(ctx, f.type, scope, generic, bound)) for f in node.fields)
+        )
     name = node.base.text
     if name == "str":
         return Text()

@@ -1,7 +1,7 @@
 """Formulas: expressions of the language to nodes of the graph.
 
-`def` and `let` are inlined; a `let` and an argument of a `def` are built once and their reads of other
-levels counted at each use, so that `detach(loss)` detaches what `loss` reads only there.
+`def` and `let` are inlined; a `let` and an argument of a `def` are built once and their reads of
+other levels counted at each use, so that `detach(loss)` detaches what `loss` reads only there.
 """
 
 from __future__ import annotations
@@ -35,8 +35,17 @@ from bettyc.grammar import ast
 from bettyc.ops import ShapeError
 from bettyc.types import POISON, REAL, Poison, Record, Tensor, symbol
 
-BINARY = {"+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow", "**": "pow", "@": "matmul",
-          "and": "and", "or": "or"}
+BINARY = {
+    "+": "add",
+    "-": "sub",
+    "*": "mul",
+    "/": "div",
+    "^": "pow",
+    "**": "pow",
+    "@": "matmul",
+    "and": "and",
+    "or": "or",
+}
 COMPARE = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
 LEVEL_PARTS = ("loss",)
 
@@ -52,8 +61,13 @@ def as_tensor(ctx: Context, found: Meaning, span: Span, scope: Scope) -> int | N
     if isinstance(found, Literal) and isinstance(found.value, bool):
         return ctx.number(found.value, span)
     if isinstance(found, Net):
-        ctx.report("MLO0408", span, scope, name=found.name,
-                   label=f"`{found.name}(x)` applies it, `params({found.name})` is its parameter vector")
+        ctx.report(
+            "MLO0408",
+            span,
+            scope,
+            name=found.name,
+            label=f"`{found.name}(x)` applies it, `params({found.name})` is its parameter vector",
+        )
     elif not isinstance(found, Bad):
         ctx.report("MLO0404", span, scope, expected="a tensor", found=describe(found))
     return None
@@ -65,14 +79,21 @@ def meaning(ctx: Context, node: ast.Expr, scope: Scope) -> Meaning:
     if handler is None:
         ctx.report("MLO0404", node.span, scope, expected="a formula", found="another expression")
         return BAD
-    found = handler(ctx, node, scope)
+    found: Meaning = handler(ctx, node, scope)
     if isinstance(found, Tens):
         ctx.place(found.node, node.span)
     return found
 
 
-def apply(ctx: Context, op: str, operands: list[int | None], nodes: list[ast.Expr], span: Span,
-          scope: Scope, **attrs: Any) -> Meaning:
+def apply(
+    ctx: Context,
+    op: str,
+    operands: list[int | None],
+    nodes: list[ast.Expr],
+    span: Span,
+    scope: Scope,
+    **attrs: Any,
+) -> Meaning:
     """An operator on evaluated operands; reports what does not fit, with the operands labelled."""
     if any(o is None for o in operands):
         return BAD
@@ -126,8 +147,14 @@ def _name(ctx: Context, node: ast.Name, scope: Scope) -> Meaning:
     from bettyc.ops import FUNCTIONS
 
     if name in FUNCTIONS:
-        ctx.report("MLO0404", node.span, scope, expected="a tensor", found=f"the function `{name}`",
-                   label=f"call it: `{FUNCTIONS[name].signature}`")
+        ctx.report(
+            "MLO0404",
+            node.span,
+            scope,
+            expected="a tensor",
+            found=f"the function `{name}`",
+            label=f"call it: `{FUNCTIONS[name].signature}`",
+        )
         return BAD
     candidates = [*scope.local, *scope.unit.names, *(scope.level.members if scope.level else ())]
     constants.unknown(ctx, node, scope, candidates)
@@ -149,9 +176,14 @@ def _member(ctx: Context, level: LevelDecl, member: Any, span: Span, scope: Scop
 def let(ctx: Context, pending: Pending, span: Span, scope: Scope) -> Meaning:
     """The value of a `let`, built at first use."""
     if pending.busy:
-        ctx.report("MLO0206", span, scope, name=pending.node.name.text,
-                   label="needed for its own definition",
-                   secondary=[Label(pending.node.name.span, "defined here")])
+        ctx.report(
+            "MLO0206",
+            span,
+            scope,
+            name=pending.node.name.text,
+            label="needed for its own definition",
+            secondary=[Label(pending.node.name.span, "defined here")],
+        )
         return BAD
     if pending.cell is None:
         pending.busy = True
@@ -167,7 +199,9 @@ def let(ctx: Context, pending: Pending, span: Span, scope: Scope) -> Meaning:
     return pending.cell.meaning
 
 
-def annotated(ctx: Context, found: Meaning, annotation: ast.Type, node: ast.Expr, scope: Scope) -> Meaning:
+def annotated(
+    ctx: Context, found: Meaning, annotation: ast.Type, node: ast.Expr, scope: Scope
+) -> Meaning:
     """Check a value against a written type; the written dims that are not declared are generic."""
     from bettyc.elaborate.values import unify
 
@@ -177,8 +211,14 @@ def annotated(ctx: Context, found: Meaning, annotation: ast.Type, node: ast.Expr
     declared = type_of(ctx, annotation, scope, generic)
     given = ctx.graph[found.node].type
     if declared != POISON and not unify(declared, given, {}, frozenset(generic)):
-        ctx.report("MLO0404", node.span, scope, expected=f"`{declared}`", found=f"`{given}`",
-                   secondary=[Label(annotation.span, "declared here")])
+        ctx.report(
+            "MLO0404",
+            node.span,
+            scope,
+            expected=f"`{declared}`",
+            found=f"`{given}`",
+            secondary=[Label(annotation.span, "declared here")],
+        )
         return BAD
     return found
 
@@ -211,8 +251,11 @@ def task_columns(ctx: Context, level: str) -> Meaning:
     if draw is None or not isinstance(draw.type, Record):
         return BAD
     type_ = draw.type
-    return Columns(f"{level}.{draw.name}", type_,
-                   lambda f: ctx.graph.leaf("task", _field_type(type_, f), level=level, field=f))
+    return Columns(
+        f"{level}.{draw.name}",
+        type_,
+        lambda f: ctx.graph.leaf("task", _field_type(type_, f), level=level, field=f),
+    )
 
 
 def _field_type(type_: Record | Tensor, field: str) -> Any:
@@ -234,11 +277,23 @@ def _global(ctx: Context, declared: Any, node: ast.Name, scope: Scope) -> Meanin
     if isinstance(declared, ast.DimDecl):
         return _dim(ctx, declared, scope)
     if isinstance(declared, ast.Metric):
-        ctx.report("MLO0404", node.span, scope, expected="a tensor", found="a metric",
-                   label="metrics are for reports and stopping rules")
+        ctx.report(
+            "MLO0404",
+            node.span,
+            scope,
+            expected="a tensor",
+            found="a metric",
+            label="metrics are for reports and stopping rules",
+        )
         return BAD
-    ctx.report("MLO0404", node.span, scope, expected="a tensor", found=f"the name of a function, `{node.id}`",
-               label=f"call it: `{node.id}(...)`")
+    ctx.report(
+        "MLO0404",
+        node.span,
+        scope,
+        expected="a tensor",
+        found=f"the name of a function, `{node.id}`",
+        label=f"call it: `{node.id}(...)`",
+    )
     return BAD
 
 
@@ -263,14 +318,22 @@ def _dim(ctx: Context, declared: ast.DimDecl, scope: Scope) -> Meaning:
 
 
 def _base(ctx: Context, node: ast.Expr, scope: Scope, starred: bool) -> Meaning:
-    """What stands before a dot. A name that is nowhere and is starred, or nearest to a level, is MLO0201."""
+    """What stands before a dot. A name that is nowhere and is starred, or nearest to a level, is
+    MLO0201.
+    """
     if isinstance(node, ast.Name) and not _known(node.id, scope):
         levels = scope.unit.levels
         near = closest(node.id, (*levels, *scope.unit.names, *scope.local))
         if starred or (near and near[0] in levels):
-            ctx.report("MLO0201", node.span, scope, name=node.id, label="no such level",
-                       suggestions=_near(node.id, levels, node.span),
-                       notes=[f"levels here: {', '.join(levels) or 'none'}"])
+            ctx.report(
+                "MLO0201",
+                node.span,
+                scope,
+                name=node.id,
+                label="no such level",
+                suggestions=_near(node.id, levels, node.span),
+                notes=[f"levels here: {', '.join(levels) or 'none'}"],
+            )
             return BAD
     return meaning(ctx, node, scope)
 
@@ -278,9 +341,13 @@ def _base(ctx: Context, node: ast.Expr, scope: Scope, starred: bool) -> Meaning:
 def _known(name: str, scope: Scope) -> bool:
     level = scope.level
     task = level.node.task if level is not None else None
-    return (name in scope.local or name in scope.unit.names or name in scope.unit.imports
-            or (level is not None and scope.where != "def" and name in level.members)
-            or (task is not None and task.text == name))
+    return (
+        name in scope.local
+        or name in scope.unit.names
+        or name in scope.unit.imports
+        or (level is not None and scope.where != "def" and name in level.members)
+        or (task is not None and task.text == name)
+    )
 
 
 def _field(ctx: Context, node: ast.Field, scope: Scope) -> Meaning:
@@ -296,15 +363,33 @@ def _field(ctx: Context, node: ast.Field, scope: Scope) -> Meaning:
         if isinstance(declared, ast.Param | ast.DimDecl):
             base.unit.used.add(name)
             inner = Scope(base.unit)
-            return _param(ctx, declared, inner) if isinstance(declared, ast.Param) else _dim(ctx, declared, inner)
-        ctx.report("MLO0202", node.name.span, scope, name=name, label=f"not in `{base.unit.name}`",
-                   suggestions=_near(name, base.unit.names, node.name.span))
+            return (
+                _param(ctx, declared, inner)
+                if isinstance(declared, ast.Param)
+                else _dim(ctx, declared, inner)
+            )
+        ctx.report(
+            "MLO0202",
+            node.name.span,
+            scope,
+            name=name,
+            label=f"not in `{base.unit.name}`",
+            suggestions=_near(name, base.unit.names, node.name.span),
+        )
         return BAD
     if not isinstance(base, Bad):
         if isinstance(base, Net):
-            ctx.report("MLO0408", node.span, scope, name=base.name, label="a network has no fields here")
+            ctx.report(
+                "MLO0408", node.span, scope, name=base.name, label="a network has no fields here"
+            )
         else:
-            ctx.report("MLO0404", node.base.span, scope, expected="a record or a level", found=describe(base))
+            ctx.report(
+                "MLO0404",
+                node.base.span,
+                scope,
+                expected="a record or a level",
+                found=describe(base),
+            )
     return BAD
 
 
@@ -315,12 +400,23 @@ def _column(ctx: Context, base: Columns, node: ast.Field, scope: Scope) -> Meani
     if found is None:
         names = [n for n, _ in base.type.fields]
         if name == "index":
-            ctx.report("MLO0508", node.span, scope, batch=base.name, label="has no stable row numbers",
-                       notes=["only batches drawn from a data set with rows have an `index`"])
+            ctx.report(
+                "MLO0508",
+                node.span,
+                scope,
+                batch=base.name,
+                label="has no stable row numbers",
+                notes=["only batches drawn from a data set with rows have an `index`"],
+            )
             return BAD
-        ctx.report("MLO0202", node.name.span, scope, name=name,
-                   label=f"`{base.name}` has {', '.join(f'`{n}`' for n in names)}",
-                   suggestions=_near(name, names, node.name.span))
+        ctx.report(
+            "MLO0202",
+            node.name.span,
+            scope,
+            name=name,
+            label=f"`{base.name}` has {', '.join(f'`{n}`' for n in names)}",
+            suggestions=_near(name, names, node.name.span),
+        )
         return BAD
     if isinstance(found, Record):
         return Columns(f"{base.name}.{name}", found, base.make, path)
@@ -328,8 +424,10 @@ def _column(ctx: Context, base: Columns, node: ast.Field, scope: Scope) -> Meani
 
 
 def _near(name: str, candidates: Any, span: Span) -> list[Suggestion]:
-    return [Suggestion(f"did you mean `{n}`?", (Edit(span, n),), "maybe-incorrect")
-            for n in closest(name, tuple(candidates))]
+    return [
+        Suggestion(f"did you mean `{n}`?", (Edit(span, n),), "maybe-incorrect")
+        for n in closest(name, tuple(candidates))
+    ]
 
 
 def _response(ctx: Context, node: ast.Response, scope: Scope) -> Meaning:
@@ -338,13 +436,28 @@ def _response(ctx: Context, node: ast.Response, scope: Scope) -> Meaning:
         level = base.name if isinstance(base, LevelName) else base.level
         if scope.where == "metric":
             bare = f"{_text(node.base)}.{node.name.text}"
-            ctx.report("MLO0320", node.span, scope, read=f"{_text(node.base)}*.{node.name.text}",
-                       label="metrics are evaluated without gradient",
-                       suggestions=[Suggestion("drop the star", (Edit(node.span, bare),), "machine-applicable")])
-        return of_level(ctx, level, node.name, "response", node.span, scope, isinstance(base, Replica))
+            ctx.report(
+                "MLO0320",
+                node.span,
+                scope,
+                read=f"{_text(node.base)}*.{node.name.text}",
+                label="metrics are evaluated without gradient",
+                suggestions=[
+                    Suggestion("drop the star", (Edit(node.span, bare),), "machine-applicable")
+                ],
+            )
+        return of_level(
+            ctx, level, node.name, "response", node.span, scope, isinstance(base, Replica)
+        )
     if not isinstance(base, Bad):
-        ctx.report("MLO0201", node.base.span, scope, name=_text(node.base), label="not a level",
-                   suggestions=_near(_text(node.base), scope.unit.levels, node.base.span))
+        ctx.report(
+            "MLO0201",
+            node.base.span,
+            scope,
+            name=_text(node.base),
+            label="not a level",
+            suggestions=_near(_text(node.base), scope.unit.levels, node.base.span),
+        )
     return BAD
 
 
@@ -352,8 +465,9 @@ def _text(node: ast.Expr) -> str:
     return node.id if isinstance(node, ast.Name) else "..."
 
 
-def of_level(ctx: Context, level: str, ident: ast.Ident, mode: str, span: Span, scope: Scope,
-             replica: bool) -> Meaning:
+def of_level(
+    ctx: Context, level: str, ident: ast.Ident, mode: str, span: Span, scope: Scope, replica: bool
+) -> Meaning:
     """`q.v` and `q*.v`: a variable or network of a level, a `foreach` level's task."""
     decl = scope.unit.levels.get(level) or ctx.main.levels[level]
     name = ident.text
@@ -361,14 +475,27 @@ def of_level(ctx: Context, level: str, ident: ast.Ident, mode: str, span: Span, 
     if replica and task is not None and task.text == name:
         return task_columns(ctx, level)
     if task is not None and not replica and scope.level is not decl:
-        ctx.report("MLO0203", ident.span, scope, level=level, name=name,
-                   label=f"`{level}` has one `{name}` per task: write `... for a in {level}`")
+        ctx.report(
+            "MLO0203",
+            ident.span,
+            scope,
+            level=level,
+            name=name,
+            label=f"`{level}` has one `{name}` per task: write `... for a in {level}`",
+        )
         return BAD
     member = decl.members.get(name)
     if isinstance(member, ast.Draw):
-        ctx.report("MLO0207", span, scope, level=level, name=name, label="batches are local",
-                   notes=["draw it at top level to share it"],
-                   secondary=[Label(member.name.span, "drawn here")])
+        ctx.report(
+            "MLO0207",
+            span,
+            scope,
+            level=level,
+            name=name,
+            label="batches are local",
+            notes=["draw it at top level to share it"],
+            secondary=[Label(member.name.span, "drawn here")],
+        )
         return BAD
     if isinstance(member, ast.Var):
         ctx.read(level, name, mode, span)
@@ -377,11 +504,21 @@ def of_level(ctx: Context, level: str, ident: ast.Ident, mode: str, span: Span, 
         ctx.read(level, name, mode, span)
         return Net(level, name) if (level, name) in ctx.networks else BAD
     owned = [n for n, m in decl.members.items() if isinstance(m, ast.Var | ast.Module)]
-    notes = [f"it declares {', '.join(f'`{n}`' for n in owned)}" if owned else "it declares no variables"]
+    notes = [
+        f"it declares {', '.join(f'`{n}`' for n in owned)}" if owned else "it declares no variables"
+    ]
     if isinstance(member, ast.Let):
         notes = ["a `let` is local to its level; write a `def` to share a formula"]
-    ctx.report("MLO0203", ident.span, scope, level=level, name=name, label="no such variable",
-               notes=notes, suggestions=_near(name, owned, ident.span))
+    ctx.report(
+        "MLO0203",
+        ident.span,
+        scope,
+        level=level,
+        name=name,
+        label="no such variable",
+        notes=notes,
+        suggestions=_near(name, owned, ident.span),
+    )
     return BAD
 
 
@@ -389,12 +526,18 @@ def _unary(ctx: Context, node: ast.Unary, scope: Scope) -> Meaning:
     if node.op == "-" and isinstance(node.operand, ast.Number):
         return Tens(ctx.number(-node.operand.value))
     operand = tensor(ctx, node.operand, scope)
-    return apply(ctx, "neg" if node.op == "-" else "not", [operand], [node.operand], node.span, scope)
+    return apply(
+        ctx, "neg" if node.op == "-" else "not", [operand], [node.operand], node.span, scope
+    )
 
 
 def _binary(ctx: Context, node: ast.Binary, scope: Scope) -> Meaning:
     left, right = tensor(ctx, node.left, scope), tensor(ctx, node.right, scope)
-    if left is not None and right is not None and not calls.same_structure(ctx, left, right, node, scope):
+    if (
+        left is not None
+        and right is not None
+        and not calls.same_structure(ctx, left, right, node, scope)
+    ):
         return BAD
     return apply(ctx, BINARY[node.op], [left, right], [node.left, node.right], node.span, scope)
 
@@ -409,13 +552,18 @@ def _if(ctx: Context, node: ast.If, scope: Scope) -> Meaning:
     if isinstance(condition, Literal) and isinstance(condition.value, bool):
         return _static_if(ctx, node, condition.value, scope)
     nodes = [node.condition, node.then, node.otherwise]
-    operands = [as_tensor(ctx, condition, node.condition.span, scope),
-                tensor(ctx, node.then, scope), tensor(ctx, node.otherwise, scope)]
+    operands = [
+        as_tensor(ctx, condition, node.condition.span, scope),
+        tensor(ctx, node.then, scope),
+        tensor(ctx, node.otherwise, scope),
+    ]
     return apply(ctx, "where", operands, nodes, node.span, scope)
 
 
 def _static_if(ctx: Context, node: ast.If, condition: bool, scope: Scope) -> Meaning:
-    """A condition known at compile time chooses an arm; the other is checked, and does not count as read."""
+    """A condition known at compile time chooses an arm; the other is checked, and does not count
+    as read.
+    """
     chosen, other = (node.then, node.otherwise) if condition else (node.otherwise, node.then)
     with ctx.recording():
         left_out = meaning(ctx, other, scope)
@@ -425,8 +573,17 @@ def _static_if(ctx: Context, node: ast.If, condition: bool, scope: Scope) -> Mea
         shapes = [t.shape if isinstance(t, Tensor) else None for t in types]
         if shapes[0] != shapes[1]:
             left, right = types if condition else types[::-1]
-            ctx.report("MLO0414", node.span, scope, left=left, right=right, secondary=[
-                Label(node.then.span, f"`{left}`"), Label(node.otherwise.span, f"`{right}`")])
+            ctx.report(
+                "MLO0414",
+                node.span,
+                scope,
+                left=left,
+                right=right,
+                secondary=[
+                    Label(node.then.span, f"`{left}`"),
+                    Label(node.otherwise.span, f"`{right}`"),
+                ],
+            )
             return BAD
     return found
 
@@ -479,9 +636,19 @@ def _call(ctx: Context, node: ast.Call, scope: Scope) -> Meaning:
 
 
 HANDLERS: dict[type, Any] = {
-    ast.Number: _number, ast.Bool: _bool, ast.String: _string, ast.Name: _name, ast.Field: _field,
-    ast.Response: _response, ast.Unary: _unary, ast.Binary: _binary, ast.Compare: _compare, ast.If: _if,
-    ast.Subscript: _subscript, ast.List: _list, ast.Call: _call,
+    ast.Number: _number,
+    ast.Bool: _bool,
+    ast.String: _string,
+    ast.Name: _name,
+    ast.Field: _field,
+    ast.Response: _response,
+    ast.Unary: _unary,
+    ast.Binary: _binary,
+    ast.Compare: _compare,
+    ast.If: _if,
+    ast.Subscript: _subscript,
+    ast.List: _list,
+    ast.Call: _call,
 }
 
 __all__ = ["apply", "as_tensor", "meaning", "symbol", "tensor"]

@@ -45,8 +45,14 @@ def _variable(ctx: Context, level: LevelDecl, node: ast.Var, scope: Scope) -> No
     if type_ == POISON:
         return
     if not isinstance(type_, Tensor) or type_.kind != "real":
-        ctx.report("MLO0404", node.type.span, scope, expected="`real`", found=f"`{type_}`",
-                   label="only real variables can be optimized")
+        ctx.report(
+            "MLO0404",
+            node.type.span,
+            scope,
+            expected="`real`",
+            found=f"`{type_}`",
+            label="only real variables can be optimized",
+        )
         return
     try:
         domain = _domain(ctx, node, scope)
@@ -63,40 +69,43 @@ def _domain(ctx: Context, node: ast.Var, scope: Scope) -> Call | None:
     name = node.domain.name.text
     if name not in DOMAINS:
         span = node.domain.name.span
-        ctx.report("MLO0602", span, scope, kind="domain", name=name, label="not a domain",
-                   suggestions=[Suggestion(f"did you mean `{n}`?", (Edit(span, n),), "maybe-incorrect")
-                                for n in closest(name, DOMAINS)], notes=["known: " + ", ".join(DOMAINS)])
+        ctx.report(
+            "MLO0602",
+            span,
+            scope,
+            kind="domain",
+            name=name,
+            label="not a domain",
+            suggestions=[
+                Suggestion(f"did you mean `{n}`?", (Edit(span, n),), "maybe-incorrect")
+                for n in closest(name, DOMAINS)
+            ],
+            notes=["known: " + ", ".join(DOMAINS)],
+        )
         raise NotConstant
-    values: list[Value] = []
-    for arg in node.domain.args:
-        if isinstance(arg.value, ast.Name) and arg.value.id == "inf":
-            values.append(float("inf"))
-            continue
-        values.append(constants.value(ctx, arg.value, Scope(scope.unit, where="setting")))
-    if len(values) != DOMAINS[name]:
-        count = DOMAINS[name]
-        ctx.report("MLO0209", node.domain.span, scope, name=name, given=len(values),
-                   expected=f"{count} argument{'s' if count != 1 else ''}")
-        raise NotConstant
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        ctx.report("MLO0404", node.domain.span, scope, expected="numbers", found="other values")
-        raise NotConstant
-    if name in ("interval", "box") and not values[0] < values[1]:  # type: ignore[operator]
-        ctx.report("MLO0603", node.domain.span, scope, setting=name, value=f"({values[0]}, {values[1]})",
-                   expected="lower bound first")
-        raise NotConstant
-    return Call(name, tuple(float(v) for v in values))  # type: ignore[arg-type]
+    if name in ("interval", "box"):
+        return Call(name, constants.bounds_of(ctx, node.domain, scope))
+    return Call(name, tuple(constants.domain_numbers(ctx, node.domain, DOMAINS[name], scope)))
 
 
-def _initial(ctx: Context, node: ast.Var, type_: Tensor, domain: Call | None, scope: Scope) -> Value:
+def _initial(
+    ctx: Context, node: ast.Var, type_: Tensor, domain: Call | None, scope: Scope
+) -> Value:
     name = node.name.text
     if node.value is None:
         return Call("zeros") if domain is None else _middle(domain)
-    if isinstance(node.value, ast.Name) and node.value.id not in INITIAL \
-            and node.value.id not in scope.unit.names:
+    if (
+        isinstance(node.value, ast.Name)
+        and node.value.id not in INITIAL
+        and node.value.id not in scope.unit.names
+    ):
         _unknown_initial(ctx, node.value.id, node.value.span, scope)
-    if isinstance(node.value, ast.Call) and isinstance(node.value.function, ast.Name) \
-            and node.value.function.id not in INITIAL and node.value.function.id not in constants.FUNCTIONS:
+    if (
+        isinstance(node.value, ast.Call)
+        and isinstance(node.value.function, ast.Name)
+        and node.value.function.id not in INITIAL
+        and node.value.function.id not in constants.FUNCTIONS
+    ):
         _unknown_initial(ctx, node.value.function.id, node.value.function.span, scope)
     value = constants.value(ctx, node.value, Scope(scope.unit, where="setting"))
     if isinstance(value, Call):
@@ -104,21 +113,42 @@ def _initial(ctx: Context, node: ast.Var, type_: Tensor, domain: Call | None, sc
     shape = _shape_of(value)
     if shape is not None and shape != () and not _fits(shape, type_):
         found = f"real[{', '.join(map(str, shape))}]"
-        ctx.report("MLO0412", node.value.span, scope, name=name, found=found, declared=type_,
-                   secondary=[Label(node.type.span, f"declared `{type_}`")])
+        ctx.report(
+            "MLO0412",
+            node.value.span,
+            scope,
+            name=name,
+            found=found,
+            declared=type_,
+            secondary=[Label(node.type.span, f"declared `{type_}`")],
+        )
         raise NotConstant
-    if isinstance(value, Call) and value.name == "eye" and (
-            len(type_.shape) != 2 or type_.shape[0] != type_.shape[1]):
-        ctx.report("MLO0412", node.value.span, scope, name=name, found="a square matrix", declared=type_)
+    if (
+        isinstance(value, Call)
+        and value.name == "eye"
+        and (len(type_.shape) != 2 or type_.shape[0] != type_.shape[1])
+    ):
+        ctx.report(
+            "MLO0412", node.value.span, scope, name=name, found="a square matrix", declared=type_
+        )
         raise NotConstant
     _inside(ctx, node, value, domain, scope)
     return value
 
 
 def _unknown_initial(ctx: Context, name: str, span: Span, scope: Scope) -> None:
-    ctx.report("MLO0208", span, scope, name=name, label="not an initial value",
-               suggestions=[Suggestion(f"did you mean `{n}`?", (Edit(span, n),), "maybe-incorrect")
-                            for n in closest(name, INITIAL)], notes=["known: " + ", ".join(INITIAL)])
+    ctx.report(
+        "MLO0208",
+        span,
+        scope,
+        name=name,
+        label="not an initial value",
+        suggestions=[
+            Suggestion(f"did you mean `{n}`?", (Edit(span, n),), "maybe-incorrect")
+            for n in closest(name, INITIAL)
+        ],
+        notes=["known: " + ", ".join(INITIAL)],
+    )
     raise NotConstant
 
 
@@ -130,21 +160,33 @@ def _initial_call(ctx: Context, call: Call, node: ast.Expr, scope: Scope) -> Cal
     for key, v in call.named:
         if key not in names:
             at = spans.get(key, node.span)
-            ctx.report("MLO0210", at, scope, function=call.name, name=key,
-                       notes=[f"arguments: {', '.join(names) or 'none'}"])
+            ctx.report(
+                "MLO0210",
+                at,
+                scope,
+                function=call.name,
+                name=key,
+                notes=[f"arguments: {', '.join(names) or 'none'}"],
+            )
             raise NotConstant
         given[key] = v
     missing = [p.name for p in row.parameters if p.required and p.name not in given]
     if missing or len(call.positional) > len(names):
         expected = f"{sum(p.required for p in row.parameters)} to {len(names)} arguments"
-        ctx.report("MLO0209", node.span, scope, name=call.name, expected=expected,
-                   given=len(call.positional) + len(call.named))
+        ctx.report(
+            "MLO0209",
+            node.span,
+            scope,
+            name=call.name,
+            expected=expected,
+            given=len(call.positional) + len(call.named),
+        )
         raise NotConstant
     full = [given.get(p.name, p.default) for p in row.parameters]
     if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in full):
         ctx.report("MLO0404", node.span, scope, expected="numbers", found="other values")
         raise NotConstant
-    return Call(call.name, tuple(float(v) for v in full))  # type: ignore[arg-type]
+    return Call(call.name, tuple(float(v) for v in full if isinstance(v, int | float)))
 
 
 def _middle(domain: Call) -> Value:
@@ -154,7 +196,7 @@ def _middle(domain: Call) -> Value:
     if domain.name == "unit":
         return 0.5
     if domain.name in ("interval", "box"):
-        return (domain.positional[0] + domain.positional[1]) / 2  # type: ignore[operator]
+        return sum(numbers(domain)) / 2
     return Call("zeros") if domain.name == "ball" else Call("simplex")
 
 
@@ -171,7 +213,13 @@ def _shape_of(value: Value) -> tuple[int, ...] | None:
 
 def _fits(shape: tuple[int, ...], type_: Tensor) -> bool:
     return len(shape) == len(type_.shape) and all(
-        d.value is None or d.value == s for d, s in zip(type_.shape, shape, strict=True))
+        d.value is None or d.value == s for d, s in zip(type_.shape, shape, strict=True)
+    )
+
+
+def numbers(domain: Call) -> tuple[float, ...]:
+    """The arguments of a checked domain."""
+    return tuple(v for v in domain.positional if isinstance(v, float))
 
 
 def _inside(ctx: Context, node: ast.Var, value: Value, domain: Call | None, scope: Scope) -> None:
@@ -179,16 +227,24 @@ def _inside(ctx: Context, node: ast.Var, value: Value, domain: Call | None, scop
     if domain is None or node.value is None:
         return
     if isinstance(value, Call):
-        known = {"zeros": 0.0, "ones": 1.0, "fill": value.positional[0] if value.positional else None}
+        known = {
+            "zeros": 0.0,
+            "ones": 1.0,
+            "fill": value.positional[0] if value.positional else None,
+        }
         number = known.get(value.name)
     else:
         number = value if isinstance(value, int | float) else None
     if not isinstance(number, int | float):
         return
-    low, high = (domain.positional if domain.name in ("interval", "box") else (0.0, 1.0))
+    low, high = numbers(domain) if domain.name in ("interval", "box") else (0.0, 1.0)
     good = {
-        "positive": number > 0, "unit": 0 < number < 1, "interval": low < number < high,  # type: ignore[operator]
-        "box": low <= number <= high, "simplex": number > 0, "ball": True,  # type: ignore[operator]
+        "positive": number > 0,
+        "unit": 0 < number < 1,
+        "interval": low < number < high,
+        "box": low <= number <= high,
+        "simplex": number > 0,
+        "ball": True,
     }[domain.name]
     if not good:
         from bettyc.settings import show
@@ -196,9 +252,19 @@ def _inside(ctx: Context, node: ast.Var, value: Value, domain: Call | None, scop
         shown = show(domain)
         notes = []
         if domain.name == "positive":
-            notes.append("the domain is on the variable, not on its logarithm: write `1e-3`, not `-3`")
-        ctx.report("MLO0413", node.value.span, scope, value=f"`{number:g}`", name=node.name.text,
-                   domain=shown, label="outside", notes=notes)
+            notes.append(
+                "the domain is on the variable, not on its logarithm: write `1e-3`, not `-3`"
+            )
+        ctx.report(
+            "MLO0413",
+            node.value.span,
+            scope,
+            value=f"`{number:g}`",
+            name=node.name.text,
+            domain=shown,
+            label="outside",
+            notes=notes,
+        )
         raise NotConstant
 
 
@@ -211,8 +277,13 @@ def build(ctx: Context, level: LevelDecl, scope: Scope, origins: dict[str, Any])
                 formula.let(ctx, ctx.lets[level.name, name], member.name.span, inner)
     own_vars = [m for m in level.members.values() if isinstance(m, ast.Var | ast.Module)]
     if not own_vars:
-        ctx.report("MLO0306", level.node.name.span, level=level.name, label="nothing to optimize here",
-                   notes=["declare a `var` or a `module`, or make it a `metric`"])
+        ctx.report(
+            "MLO0306",
+            level.node.name.span,
+            level=level.name,
+            label="nothing to optimize here",
+            notes=["declare a `var` or a `module`, or make it a `metric`"],
+        )
     settings, setting_reads = _settings(ctx, level, inner, origins)
     if not level.objectives:
         return None
@@ -222,32 +293,58 @@ def build(ctx: Context, level: LevelDecl, scope: Scope, origins: dict[str, Any])
     if node is None or not _scalar(ctx, node, objective, inner):
         return None
     reads += setting_reads + _start_reads(ctx, level, settings)
-    nets = tuple(ctx.networks[level.name, n.name.text] for n in level.of(ast.Module)
-                 if (level.name, n.name.text) in ctx.networks)
+    nets = tuple(
+        ctx.networks[level.name, n.name.text]
+        for n in level.of(ast.Module)
+        if (level.name, n.name.text) in ctx.networks
+    )
     variables = tuple(v for (owner, _), v in ctx.variables.items() if owner == level.name)
     task = ctx.tasks.get(level.name)
     return Level(
-        level.name, str(objective.sense), node, variables, nets, _draws(ctx, [node]), tuple(reads),
-        settings, task, level.node.name.span, objective.value.span)
+        level.name,
+        str(objective.sense),
+        node,
+        variables,
+        nets,
+        _draws(ctx, [node]),
+        tuple(reads),
+        settings,
+        task,
+        level.node.name.span,
+        objective.value.span,
+    )
 
 
 def _start_reads(ctx: Context, level: LevelDecl, settings: tuple[Setting, ...]) -> list[Read]:
-    """`start = copy(meta.net)` reads `meta.net`; strategies that follow the updates differentiate it."""
+    """`start = copy(meta.net)` reads `meta.net`; strategies that follow the updates differentiate
+    it.
+    """
     values = {s.path.rpartition(".")[2]: s for s in settings}
     start, strategy = values.get("start"), values.get("hypergrad")
-    if start is None or start.span is None or not isinstance(start.value, Call) or start.value.name != "copy":
+    if (
+        start is None
+        or start.span is None
+        or not isinstance(start.value, Call)
+        or start.value.name != "copy"
+    ):
         return []
     source = start.value.positional[0]
     owner, _, name = source.path.partition(".") if isinstance(source, Ref) else ("", "", "")
     if (owner, name) not in {*ctx.variables, *ctx.networks} or owner == level.name:
         return []
-    follows = strategy is not None and isinstance(strategy.value, Call) and strategy.value.name in FOLLOWS_UPDATES
+    follows = (
+        strategy is not None
+        and isinstance(strategy.value, Call)
+        and strategy.value.name in FOLLOWS_UPDATES
+    )
     return [Read(owner, name, "value", not follows, start.span)]
 
 
 def _draws(ctx: Context, roots: list[int]) -> tuple[str, ...]:
     """The draws that a formula uses, by name."""
-    names = {ctx.graph[i].attr("draw") for i in ctx.graph.reachable(roots) if ctx.graph[i].op == "batch"}
+    names = {
+        ctx.graph[i].attr("draw") for i in ctx.graph.reachable(roots) if ctx.graph[i].op == "batch"
+    }
     return tuple(sorted(names))
 
 
@@ -259,23 +356,46 @@ def _scalar(ctx: Context, node: int, objective: ast.Objective, scope: Scope) -> 
         return True
     span = objective.value.span
     if isinstance(type_, Tensor) and type_.kind != "real":
-        ctx.report("MLO0404", span, scope, expected="`real`", found=f"`{type_}`", label="an objective is a number")
+        ctx.report(
+            "MLO0404",
+            span,
+            scope,
+            expected="`real`",
+            found=f"`{type_}`",
+            label="an objective is a number",
+        )
         return False
     start, end = Span(span.file, span.start, span.start), Span(span.file, span.end, span.end)
-    ctx.report("MLO0403", span, scope, type=type_, label="an objective is one number",
-               suggestions=[Suggestion("wrap it", (Edit(start, "mean("), Edit(end, ")")), "maybe-incorrect")])
+    ctx.report(
+        "MLO0403",
+        span,
+        scope,
+        type=type_,
+        label="an objective is one number",
+        suggestions=[
+            Suggestion("wrap it", (Edit(start, "mean("), Edit(end, ")")), "maybe-incorrect")
+        ],
+    )
     return False
 
 
-def _settings(ctx: Context, level: LevelDecl, scope: Scope,
-              origins: dict[str, Any]) -> tuple[tuple[Setting, ...], list[Any]]:
+def _settings(
+    ctx: Context, level: LevelDecl, scope: Scope, origins: dict[str, Any]
+) -> tuple[tuple[Setting, ...], list[Any]]:
     reads: list[Any] = []
     found = block(ctx, "level", level.name, level.settings, scope, origins, reads)
     return found, reads
 
 
-def block(ctx: Context, kind: str, path: str, nodes: list[ast.Setting], scope: Scope,
-          origins: dict[str, Any], reads: list[Any]) -> tuple[Setting, ...]:
+def block(
+    ctx: Context,
+    kind: str,
+    path: str,
+    nodes: list[ast.Setting],
+    scope: Scope,
+    origins: dict[str, Any],
+    reads: list[Any],
+) -> tuple[Setting, ...]:
     """The settings of a level or of the run block, each checked, defaults filled in."""
     checker = Checker()
     result: dict[str, Setting] = {}
@@ -283,11 +403,18 @@ def block(ctx: Context, kind: str, path: str, nodes: list[ast.Setting], scope: S
         key = node.name.text
         full = f"{path}.{key}"
         if key not in BLOCKS[kind]:
-            checker.unknown(kind, f"level `{path}`" if kind == "level" else "the run block", key, node.name.span)
+            checker.unknown(
+                kind, f"level `{path}`" if kind == "level" else "the run block", key, node.name.span
+            )
             continue
         if key in result:
-            ctx.report("MLO0614", node.name.span, path=full, problem="is given twice",
-                       secondary=[Label(result[key].span, "first here")] if result[key].span else [])
+            ctx.report(
+                "MLO0614",
+                node.name.span,
+                path=full,
+                problem="is given twice",
+                secondary=[Label(at, "first here")] if (at := result[key].span) else [],
+            )
             continue
         try:
             value = _value(ctx, node.value, BLOCKS[kind][key], scope, reads)
@@ -314,8 +441,14 @@ def _defaulted(row: Kind) -> Value:
 
 
 def _value(ctx: Context, node: ast.Expr, kind: Kind, scope: Scope, reads: list[Any]) -> Value:
-    """A setting's value. In an optimizer, an argument that mentions a level's variable is a formula."""
-    if kind.table != "optimizer" or not isinstance(node, ast.Call) or not isinstance(node.function, ast.Name):
+    """A setting's value. In an optimizer, an argument that mentions a level's variable is a
+    formula.
+    """
+    if (
+        kind.table != "optimizer"
+        or not isinstance(node, ast.Call)
+        or not isinstance(node.function, ast.Name)
+    ):
         return constants.value(ctx, node, Scope(scope.unit, where="setting"))
     positional: list[Value] = []
     named: list[tuple[str, Value]] = []
@@ -329,7 +462,9 @@ def _value(ctx: Context, node: ast.Expr, kind: Kind, scope: Scope, reads: list[A
                 raise NotConstant
             type_ = ctx.graph[index].type
             if not isinstance(type_, Tensor) or type_.shape:
-                ctx.report("MLO0404", arg.value.span, scope, expected="a number", found=f"`{type_}`")
+                ctx.report(
+                    "MLO0404", arg.value.span, scope, expected="a number", found=f"`{type_}`"
+                )
                 raise NotConstant
             reads += made
             v: Value = Formula(index)

@@ -32,8 +32,12 @@ class Elaborated:
     context: Context
 
 
-def elaborate(unit: Unit, name: str, sizes: Mapping[str, int], origins: Mapping[str, str]) -> Elaborated:
-    """Resolve names, types and settings of a program, infer its hierarchy, check that gradients arrive."""
+def elaborate(
+    unit: Unit, name: str, sizes: Mapping[str, int], origins: Mapping[str, str]
+) -> Elaborated:
+    """Resolve names, types and settings of a program, infer its hierarchy, check that gradients
+    arrive.
+    """
     ctx = Context(unit, sizes)
     scope = Scope(unit)
     _globals(ctx, unit)
@@ -54,7 +58,9 @@ def elaborate(unit: Unit, name: str, sizes: Mapping[str, int], origins: Mapping[
         ctx.found += wrong
         if wrong:
             hierarchy = None
-    model = _model(ctx, name, found, metrics, run, dict(origins)) if len(found) == len(built) else None
+    model = (
+        _model(ctx, name, found, metrics, run, dict(origins)) if len(found) == len(built) else None
+    )
     if model is not None and hierarchy is not None and not ctx.errors():
         from bettyc import analysis
 
@@ -63,7 +69,9 @@ def elaborate(unit: Unit, name: str, sizes: Mapping[str, int], origins: Mapping[
 
 
 def _globals(ctx: Context, unit: Unit) -> None:
-    """What formulas may mention besides levels: externs, params, data, splits. Imported files first."""
+    """What formulas may mention besides levels: externs, params, data, splits. Imported files
+    first.
+    """
     for imported in unit.imports.values():
         _globals(ctx, imported)
     scope = Scope(unit, where="setting")
@@ -90,7 +98,9 @@ def _globals(ctx: Context, unit: Unit) -> None:
 
 
 def _lets(unit: Unit, level: str) -> tuple[tuple[str, Span], ...]:
-    return tuple((m.name.text, m.span) for m in unit.levels[level].members.values() if isinstance(m, ast.Let))
+    return tuple(
+        (m.name.text, m.span) for m in unit.levels[level].members.values() if isinstance(m, ast.Let)
+    )
 
 
 def _metrics(ctx: Context, unit: Unit) -> list[Metric]:
@@ -119,14 +129,27 @@ def _never_bound(ctx: Context, unit: Unit) -> None:
     """MLO0411 of dims that a variable needs and no data set can bind."""
     if len(ctx.data) < sum(1 for _ in unit.of(ast.Data)):
         return  # one that is wrong might have
-    bindable = {n for d in (*ctx.data.values(), *ctx.draws.values()) for _, t in tensors(d.type)
-                for dim in t.shape for n in dim.names}
+    bindable = {
+        n
+        for type_ in (
+            *(d.type for d in ctx.data.values()),
+            *(d.type for d in ctx.draws.values()),
+        )
+        for _, t in tensors(type_)
+        for dim in t.shape
+        for n in dim.names
+    }
     needed = {n for v in ctx.variables.values() for dim in v.type.shape for n in dim.names}
     for decl in unit.of(ast.DimDecl):
         name = decl.name.text
         if decl.value is None and name in needed - bindable:
-            ctx.report("MLO0411", decl.name.span, name=name, label="its size is not known",
-                       notes=[f"give it a value (`dim {name} = 10`), or use it in the type of a data set"])
+            ctx.report(
+                "MLO0411",
+                decl.name.span,
+                name=name,
+                label="its size is not known",
+                notes=[f"give it a value (`dim {name} = 10`), or use it in the type of a data set"],
+            )
 
 
 def _unused_definitions(ctx: Context, unit: Unit) -> None:
@@ -139,18 +162,34 @@ def _unused_definitions(ctx: Context, unit: Unit) -> None:
             formula.meaning(ctx, node.body, Scope(unit, None, local, "def", (), (node.name.text,)))
 
 
-def _model(ctx: Context, name: str, found: list[Level], metrics: list[Metric], run: tuple[Setting, ...],
-           origins: dict[str, Any]) -> Model:
+def _model(
+    ctx: Context,
+    name: str,
+    found: list[Level],
+    metrics: list[Metric],
+    run: tuple[Setting, ...],
+    origins: dict[str, Any],
+) -> Model:
     dims = []
     for decl in ctx.main.of(ast.DimDecl):
         try:
             dims.append((decl.name.text, constants.dimension(ctx, decl, Scope(ctx.main)).value))
         except NotConstant:
             continue
-    params = tuple(Setting(s.path, s.value, origins.get(s.path, s.origin), s.span)
-                   for (unit, _), s in sorted(ctx.params.items()) if s is not None and unit == ctx.main.name)
+    params = tuple(
+        Setting(s.path, s.value, origins.get(s.path, s.origin), s.span)
+        for (unit, _), s in sorted(ctx.params.items())
+        if s is not None and unit == ctx.main.name
+    )
     return Model(
-        name, tuple(dims), params, tuple(ctx.externs.values()), tuple(ctx.data.values()),
-        tuple(ctx.splits.values()), tuple(ctx.draws.values()),
+        name,
+        tuple(dims),
+        params,
+        tuple(ctx.externs.values()),
+        tuple(ctx.data.values()),
+        tuple(ctx.splits.values()),
+        tuple(ctx.draws.values()),
         tuple(sorted(found, key=lambda level: level.name)),
-        tuple(sorted(metrics, key=lambda m: m.name)), run)
+        tuple(sorted(metrics, key=lambda m: m.name)),
+        run,
+    )

@@ -13,10 +13,20 @@ from bettyc.grammar import ast
 from bettyc.ops import FUNCTIONS
 
 KINDS: dict[type, str] = {
-    ast.Param: "param", ast.ExternFn: "extern fn", ast.ExternModule: "extern module",
-    ast.ExternSource: "extern source", ast.Data: "data", ast.Draw: "draw", ast.Def: "def",
-    ast.Level: "level", ast.Metric: "metric", ast.DimDecl: "dim", ast.Part: "split part",
-    ast.Var: "var", ast.Module: "module", ast.Let: "let",
+    ast.Param: "param",
+    ast.ExternFn: "extern fn",
+    ast.ExternModule: "extern module",
+    ast.ExternSource: "extern source",
+    ast.Data: "data",
+    ast.Draw: "draw",
+    ast.Def: "def",
+    ast.Level: "level",
+    ast.Metric: "metric",
+    ast.DimDecl: "dim",
+    ast.Part: "split part",
+    ast.Var: "var",
+    ast.Module: "module",
+    ast.Let: "let",
 }
 
 
@@ -87,22 +97,40 @@ def _level(node: ast.Level, found: list[Diagnostic]) -> LevelDecl:
         else:
             _declare(level.members, statement.name, statement, found)
     if not level.objectives:
-        found.append(report("MLO0303", node.name.span, level=level.name, label="add `minimize ...`"))
+        found.append(
+            report("MLO0303", node.name.span, level=level.name, label="add `minimize ...`")
+        )
     elif len(level.objectives) > 1:
-        found.append(report(
-            "MLO0304", level.objectives[1].span, level=level.name, count=len(level.objectives),
-            label="a second objective", secondary=[Label(level.objectives[0].span, "the first")],
-            notes=["join them with `+`, or make two levels"]))
+        found.append(
+            report(
+                "MLO0304",
+                level.objectives[1].span,
+                level=level.name,
+                count=len(level.objectives),
+                label="a second objective",
+                secondary=[Label(level.objectives[0].span, "the first")],
+                notes=["join them with `+`, or make two levels"],
+            )
+        )
     return level
 
 
 def _declare(table: dict[str, Any], ident: ast.Ident, node: Any, found: list[Diagnostic]) -> None:
     name = ident.text
     if name in FUNCTIONS:
-        found.append(report("MLO0205", ident.span, name=name, kind="function", label="choose another name"))
+        found.append(
+            report("MLO0205", ident.span, name=name, kind="function", label="choose another name")
+        )
     if name in table:
-        found.append(report("MLO0204", ident.span, name=name, label="declared again",
-                            secondary=[Label(ident_of(table[name]).span, "first declared here")]))
+        found.append(
+            report(
+                "MLO0204",
+                ident.span,
+                name=name,
+                label="declared again",
+                secondary=[Label(ident_of(table[name]).span, "first declared here")],
+            )
+        )
         return
     table[name] = node
 
@@ -127,4 +155,6 @@ class Scope:
     defs: tuple[str, ...] = ()
 
     def with_local(self, **names: Any) -> Scope:
-        return Scope(self.unit, self.level, {**self.local, **names}, self.where, self.calls, self.defs)
+        return Scope(
+            self.unit, self.level, {**self.local, **names}, self.where, self.calls, self.defs
+        )

@@ -23,7 +23,9 @@ class Tens:
 
 @dataclass(frozen=True)
 class Columns:
-    """A record of data: `train`, a batch, a task, or a nested record of one. `make(path)` gives a field's leaf."""
+    """A record of data: `train`, a batch, a task, or a nested record of one. `make(path)` gives a
+    field's leaf.
+    """
 
     name: str
     type: Record
@@ -33,7 +35,9 @@ class Columns:
 
 @dataclass(frozen=True)
 class Net:
-    """A network of a level, with how its parameters are seen. `ema`: the decay of a moving average."""
+    """A network of a level, with how its parameters are seen. `ema`: the decay of a moving
+    average.
+    """
 
     level: str
     name: str
@@ -80,7 +84,9 @@ Meaning: TypeAlias = Tens | Columns | Net | LevelName | Replica | Namespace | Li
 
 @dataclass(frozen=True)
 class Cell:
-    """An evaluated name (`let`, an argument of a `def`) with the reads it made, to be counted at each use."""
+    """An evaluated name (`let`, an argument of a `def`) with the reads it made, to be counted at
+    each use.
+    """
 
     meaning: Meaning
     reads: tuple[Read, ...]
@@ -108,8 +114,16 @@ class Signature:
 
 def describe(meaning: Meaning) -> str:
     """For messages."""
-    words = {Columns: "a record of data", Net: "a network", LevelName: "a level", Replica: "a replica",
-             Namespace: "an imported file", Literal: "a string", Tens: "a tensor", Bad: "?"}
+    words = {
+        Columns: "a record of data",
+        Net: "a network",
+        LevelName: "a level",
+        Replica: "a replica",
+        Namespace: "an imported file",
+        Literal: "a string",
+        Tens: "a tensor",
+        Bad: "?",
+    }
     return words[type(meaning)]
 
 
@@ -130,7 +144,9 @@ def unify(declared: Type, given: Type, bound: dict[str, Dim], generic: frozenset
         return all(_unify_dim(d, g, bound, generic) for d, g in pairs)
     if isinstance(declared, Record) and isinstance(given, Record):
         return all(
-            (t := given.get(n)) is not None and unify(f, t, bound, generic) for n, f in declared.fields)
+            (t := given.get(n)) is not None and unify(f, t, bound, generic)
+            for n, f in declared.fields
+        )
     return type(declared) is type(given)
 
 
@@ -139,8 +155,13 @@ def _unify_dim(declared: Dim, given: Dim, bound: dict[str, Dim], generic: frozen
     if declared == given:
         return True
     names = declared.names
-    if len(declared.terms) == 1 and len(names) == 1 and names <= generic and declared.terms[0][1] == 1 \
-            and len(declared.terms[0][0]) == 1:
+    if (
+        len(declared.terms) == 1
+        and len(names) == 1
+        and names <= generic
+        and declared.terms[0][1] == 1
+        and len(declared.terms[0][0]) == 1
+    ):
         bound[next(iter(names))] = given
         return True
     return False
