@@ -106,6 +106,7 @@ def _sweep(
         if level not in adjoints:
             continue  # the root does not depend on it
         lower = lowers[level]
+        _check_sweep(root, pull, lower, pulls)
         prefix = f"{root}/{level}/"
         system = System(
             level=level,
@@ -138,6 +139,19 @@ def _sweep(
         key = f"{root}/{root}/direction"
         grad = kept[key] = single_loop.average(grad, memory.get(key), weight)
     return Hypergradient(grad, loss, tuple(reports), kept, directions)
+
+
+def _check_sweep(root: str, pull: Pull, lower: Lower, pulls: Sequence[Pull]) -> None:
+    """Raises ValueError where the sweep leaves out what a reduced objective is a function of."""
+    if lower.reduced is None:
+        return
+    moving = {root, *(other.level for other in pulls)} - {pull.level}
+    missing = [name for name in lower.reduced.reads if name in moving and name not in pull.into]
+    if missing:
+        raise ValueError(
+            f"the sweep of `{root}` takes `{pull.level}` with direct curvature: its reduced objective"
+            f" is also a function of {missing}; see Nest.sweep(root, total)"
+        )
 
 
 def _upper(

@@ -35,7 +35,7 @@ from bettyc.strategies import CG, name_of
 
 # Up to this many variables an inner Hessian is factorised, beyond it solved by conjugate gradient.
 DENSE = 512
-# Newton steps, and the gradient norm relative to the first, when inner levels must be solved anew.
+# Newton steps, and the norm of the gradient to reach, when inner levels are solved anew.
 NEWTON_STEPS, NEWTON_TOL = 50, 1e-13
 
 
@@ -59,6 +59,11 @@ class Reduced:
     """The reduced objective of a level; an `Objective` whose `reads` are the level and its inputs."""
 
     def __init__(self, level: str, point: Point) -> None:
+        if point.theta[level].ndim > 1 and point.nest.inner(level):
+            raise SolveError(
+                f"`curvature = total` through the `foreach` level `{level}`, whose replicas share"
+                f" {', '.join(point.nest.inner(level))}: use `curvature = direct`"
+            )
         self.level = level
         self.point = point
         self.reads = (level, *point.nest.inputs(level))
@@ -111,21 +116,60 @@ def settle(level: str, point: Point, theta: Mapping[str, Tensor]) -> Point:
 
 
 def minimise(name: str, point: Point) -> Tensor:
-    """The solution of one level for the inputs at `point`: Newton's method on its reduced objective."""
+    """The solution of one level for the inputs at `point`: Newton's method on its reduced objective.
+
+    A step is halved until the norm of the gradient falls. Raises SolveError where it does not arrive.
+    """
     theta = point.theta[name]
-    scale = None
+    g, system = _linearised(name, point, theta)
+    goal = NEWTON_TOL * max(1.0, float(g.norm()))
     for _ in range(NEWTON_STEPS):
-        here = point.at(settle(name, point, {name: theta}).theta)
-        products = Products(Reduced(name, here), here.theta, here.frames[name])
-        size = float(products.gradient.norm())
-        scale = max(size, 1e-3) if scale is None else scale
-        if size <= NEWTON_TOL * scale or size <= NEWTON_TOL:
+        size = float(g.norm())
+        if size <= goal:
             return theta
-        step, _ = exact.solve_dense(products.dense(), products.gradient.flatten())
-        if not float(step.norm()) > 1e-15 * float(theta.norm()):
-            return theta
-        theta = theta - step.reshape(theta.shape)
-    raise SolveError(f"level `{name}` was not solved in {NEWTON_STEPS} Newton steps")
+        step = _newton_step(system, g)
+        scale = 1.0
+        while True:
+            tried = theta - scale * step
+            g_tried, system_tried = _linearised(name, point, tried)
+            if float(g_tried.norm()) < size or scale < 1e-4:
+                break
+            scale *= 0.5
+        if not float(g_tried.norm()) < size:
+            # Rounding keeps the gradient from falling further: as solved as it gets.
+            if size <= 1e-7 * max(1.0, float(theta.norm())):
+                return theta
+            break
+        theta, g, system = tried, g_tried, system_tried
+    raise SolveError(
+        f"level `{name}` was not solved by Newton's method (gradient norm {float(g.norm()):.1e}); bring it"
+        " closer to its minimum first, with more `steps`"
+    )
+
+
+def _linearised(name: str, point: Point, theta: Tensor) -> tuple[Tensor, System]:
+    """The gradient of the reduced objective at theta, flat, and the system of its Hessian there."""
+    here = settle(name, point, {name: theta})
+    system = System(
+        level=name,
+        root="",
+        objective=Reduced(name, here),
+        theta=here.theta,
+        frame=here.frames[name],
+        rhs=theta.flatten(),
+        into=(),
+        certify=False,
+    )
+    return system.products.gradient.flatten(), system
+
+
+def _newton_step(system: System, g: Tensor) -> Tensor:
+    system.rhs = g
+    if g.numel() <= DENSE:
+        step = exact.solve_dense(system.dense(), g)[0]
+    else:
+        step = SOLVES["cg"](system, CG(tol=1e-8)).u
+    return step.reshape(system.theta[system.level].shape)
 
 
 def _first_read(nest: Nest, level: str) -> list[str]:

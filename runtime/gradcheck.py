@@ -1,0 +1,209 @@
+r"""Comparing a hypergradient with references that share no code with the solves behind it.
+
+    unroll        every level below is continued by gradient descent for as many steps as convergence takes,
+                  and the adjoint goes backwards through those steps: no linear system is solved
+    differences   central differences of the root's objective, with every level below solved anew by
+                  Newton's method for each perturbed variable: no adjoint at all
+
+Both are derivatives of the nested problem (DESIGN.md, section 3) at its solution for the root's present variables.
+`differences` costs two nested solves per coordinate; beyond `most` coordinates of a variable a fixed
+random choice of them is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bettyc.runtime.adjoint import Lower, hypergradient
+from bettyc.runtime.objective import Frame
+from bettyc.runtime.response import Point, Reduced, settle
+from bettyc.runtime.strategies.neumann import largest_eigenvalue
+from bettyc.runtime.strategies.system import System
+from bettyc.strategies import Unroll
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A hypergradient against one reference, for one variable of the root.
+
+    cosine: of the angle between them. relative_error: ||found - reference|| / ||reference||. norm_ratio: ||found|| / ||reference||.
+    Where the reference is zero: 1, 0 and 1 if the hypergradient is too, else 0 and infinity. coordinates: how many
+    were compared.
+    """
+
+    root: str
+    variable: str
+    reference: str
+    cosine: float
+    relative_error: float
+    norm_ratio: float
+    coordinates: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A variable in the root's flat buffer: theta[..., start:stop]."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def gradcheck(
+    root: str,
+    planned: Callable[[Mapping[str, Tensor]], Tensor],
+    point: Point,
+    pieces: Sequence[Piece],
+    against: Sequence[str] = ("unroll", "differences"),
+    most: int = 20,
+) -> tuple[Comparison, ...]:
+    """Compare the planned hypergradient of root, per variable.
+
+    planned: from the variables of all levels, those below root at their solutions, to the hypergradient,
+    the shape of theta[root]. Raises SolveError where the levels below cannot be solved, ValueError for an
+    unknown reference.
+    """
+    unknown = set(against) - {"unroll", "differences"}
+    if unknown:
+        raise ValueError(f"no reference {sorted(unknown)}; there are unroll, differences")
+    here = respond(root, point)
+    found = planned(here.theta).detach().flatten()
+    chosen = {piece.name: coordinates(piece, found.numel(), most) for piece in pieces}
+    rows = []
+    for name in against:
+        at = [index for places in chosen.values() for index in places]
+        if name == "unroll":
+            reference = by_unrolling(root, here)[at]
+        else:
+            reference = by_differences(root, here, at)
+        start = 0
+        for variable, places in chosen.items():
+            part = reference[start : start + len(places)]
+            start += len(places)
+            rows.append(compare(root, variable, name, found[places], part))
+    return tuple(rows)
+
+
+def respond(root: str, point: Point) -> Point:
+    """The point with every level below root at its nested solution. Raises SolveError."""
+    return settle(root, point, {root: point.theta[root]})
+
+
+def coordinates(piece: Piece, size: int, most: int) -> list[int]:
+    """The coordinates of a variable that are compared; of all replicas where the level has them."""
+    found = list(range(piece.start, piece.stop))
+    if len(found) <= most:
+        return found
+    generator = torch.Generator().manual_seed(piece.start)
+    return [found[i] for i in torch.randperm(len(found), generator=generator)[:most].sort()[0].tolist()]
+
+
+def by_differences(root: str, point: Point, at: Sequence[int], step: float = 1e-4) -> Tensor:
+    """Central differences of root's reduced objective in the coordinates `at`, with two step sizes
+    combined so that the error is of fourth order.
+    """
+    base = point.theta[root]
+
+    def value(index: int, move: float) -> Tensor:
+        moved = base.flatten().clone()
+        moved[index] += move
+        there = settle(root, point, {root: moved.reshape(base.shape)})
+        with torch.no_grad():
+            return point.objectives[root](there.theta, point.frames[root])
+
+    found = []
+    for index in at:
+        h = step * max(1.0, abs(float(base.flatten()[index])))
+        near = (value(index, h) - value(index, -h)) / (2 * h)
+        far = (value(index, 2 * h) - value(index, -2 * h)) / (4 * h)
+        found.append((4 * near - far) / 3)
+    return torch.stack(found) if found else base.new_zeros(0)
+
+
+def by_unrolling(root: str, point: Point, tol: float = 1e-8, most: int = 20_000) -> Tensor:
+    """The adjoint sweep with every level differentiated through gradient descent to convergence, flat."""
+    nest = point.nest
+    pulls = nest.sweep(root, frozenset(nest.order))
+    lowers = {}
+    for pull in pulls:
+        reduced = Reduced(pull.level, point)
+        path = descent(reduced, point, tol, most)
+        lowers[pull.level] = Lower(Unroll(recompute=True), trajectory=path, reduced=reduced)
+    return hypergradient(
+        root,
+        objectives=point.objectives,
+        theta=point.theta,
+        frames=point.frames,
+        lowers=lowers,
+        pulls=pulls,
+    ).grad.flatten()
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Plain gradient descent from a level's present variables, as a trajectory."""
+
+    length: int
+    theta: Tensor
+    lr: float
+    seen: Frame
+
+    def begin(self, others: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.theta, {}
+
+    def frame(self, k: int) -> Frame:
+        return self.seen
+
+    def below(self, k: int) -> Mapping[str, Tensor]:
+        return {}
+
+    def advance(
+        self,
+        k: int,
+        theta: Tensor,
+        grad: Tensor,
+        state: dict[str, Tensor],
+        others: Mapping[str, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return theta - self.lr * grad, state
+
+
+def descent(reduced: Reduced, point: Point, tol: float, most: int) -> Descent:
+    """As many steps of size 1 / (largest eigenvalue) as shrink a random error to `tol`, at most `most`."""
+    level = reduced.level
+    theta = point.theta[level]
+    generator = torch.Generator().manual_seed(1)
+    error = torch.randn(theta.numel(), generator=generator, dtype=torch.float64).to(theta)
+    system = System(level, "", reduced, point.theta, point.frames[level], error, ())
+    lr = 1 / largest_eigenvalue(system) if theta.numel() else 1.0
+    first, steps = float(error.norm()), 0
+    while float(error.norm()) > tol * first and steps < most:
+        error = error - lr * system.product(error)
+        steps += 1
+    return Descent(steps, theta, lr, point.frames[level])
+
+
+def compare(
+    root: str, variable: str, reference: str, found: Tensor, expected: Tensor
+) -> Comparison:
+    """The three numbers for one variable; both tensors (coordinates,)."""
+    size, right = float(found.norm()), float(expected.norm())
+    count = found.numel()
+    if not right:
+        same = not size
+        return Comparison(
+            root, variable, reference, float(same), 0.0 if same else float("inf"),
+            1.0 if same else float("inf"), count,
+        )
+    cosine = float(found @ expected) / (size * right) if size else 0.0
+    error = float((found - expected).norm()) / right
+    return Comparison(root, variable, reference, cosine, error, size / right, count)
+
+
+def worst(rows: Sequence[Comparison]) -> float:
+    """The largest relative error; 0 without any."""
+    return max((row.relative_error for row in rows), default=0.0)

@@ -1,0 +1,129 @@
+"""gradcheck tells right from wrong, and its references are the derivative of the nested problem."""
+
+import math
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from hypergradients import differentiate
+from nonlinear import curved
+from problems import normal, relative, ridge
+
+from bettyc.runtime.adjoint import Lower, hypergradient
+from bettyc.runtime.gradcheck import (
+    Piece, by_differences, by_unrolling, compare, coordinates, gradcheck, respond, worst,
+)
+from bettyc.runtime.nesting import Nest
+from bettyc.runtime.report import SolveError
+from bettyc.runtime.response import Point
+from bettyc.strategies import CG, Exact, Neumann
+
+
+def point_of(problem):
+    nest = Nest({n: f.reads for n, f in problem.objectives.items()}, problem.order)
+    return Point(nest, problem.objectives, problem.frames, problem.theta)
+
+
+@cache
+def three():
+    problem = curved().problem(torch.tensor([0.3, -0.7], dtype=torch.float64))
+    return problem, point_of(problem)
+
+
+def test_respond_solves_every_level_below():
+    problem, point = three()
+    away = {n: x + (0.05 * normal(len(x), seed=1) if n != "top" else 0) for n, x in point.theta.items()}
+    found = respond("top", point.at(away))
+
+    for name in ("low", "mid", "top"):
+        assert relative(found.theta[name], problem.theta[name]) < 1e-9
+
+
+@pytest.mark.parametrize("reference", ["unroll", "differences"])
+def test_references_equal_the_nested_derivative(reference):
+    problem, point = three()
+    if reference == "unroll":
+        found = by_unrolling("top", point)
+    else:
+        found = by_differences("top", point, [0, 1])
+
+    assert relative(found, problem.answer) < 1e-6
+
+
+def planned(problem, strategy):
+    def gradient(theta):
+        return differentiate(replace(problem, theta=theta), Lower(strategy)).grad
+
+    return gradient
+
+
+def test_a_right_hypergradient_passes_and_a_truncated_one_does_not():
+    problem = ridge()
+    point = point_of(problem)
+    pieces = [Piece("log_wd", 0, 4), Piece("rest", 4, 6)]
+    right = gradcheck("tune", planned(problem, CG(tol=1e-12)), point, pieces)
+    wrong = gradcheck("tune", planned(problem, Neumann(terms=1, lr=0.1)), point, pieces)
+
+    assert [(row.variable, row.reference) for row in right] == [
+        ("log_wd", "unroll"), ("rest", "unroll"), ("log_wd", "differences"), ("rest", "differences"),
+    ]
+    assert worst(right) < 1e-6
+    assert all(row.cosine > 1 - 1e-9 for row in right)
+    assert all(row.norm_ratio == pytest.approx(1, abs=1e-6) for row in right)
+    assert min(row.relative_error for row in wrong) > 0.1
+    assert max(row.norm_ratio for row in wrong) < 0.9
+
+
+def test_it_finds_that_direct_curvature_is_wrong():
+    problem, point = three()
+    pulls = point.nest.sweep("top")
+
+    def direct(theta):
+        return hypergradient(
+            "top",
+            objectives=problem.objectives,
+            theta=theta,
+            frames=problem.frames,
+            lowers={p.level: Lower(Exact()) for p in pulls},
+            pulls=pulls,
+        ).grad
+
+    rows = gradcheck("top", direct, point, [Piece("z", 0, 2)])
+
+    assert all(row.relative_error > 1e-2 for row in rows)
+
+
+def test_large_variables_are_sampled():
+    piece = Piece("w", 10, 1000)
+    places = coordinates(piece, 2000, 7)
+
+    assert len(set(places)) == 7
+    assert all(10 <= i < 1000 for i in places)
+    assert coordinates(piece, 2000, 7) == places
+    assert coordinates(Piece("w", 3, 5), 9, 7) == [3, 4]
+
+
+def test_zero_references_have_defined_numbers():
+    zero, one = torch.zeros(2), torch.ones(2)
+    same, other = compare("r", "v", "x", zero, zero), compare("r", "v", "x", one, zero)
+
+    assert (same.cosine, same.relative_error, same.norm_ratio) == (1.0, 0.0, 1.0)
+    assert (other.cosine, other.relative_error, other.norm_ratio) == (0.0, math.inf, math.inf)
+    gone = compare("r", "v", "x", zero, one)
+    assert (gone.cosine, gone.relative_error, gone.norm_ratio) == (0.0, 1.0, 0.0)
+
+
+def test_a_level_that_has_no_solution_is_an_error():
+    problem = ridge()
+    fit = problem.objectives["fit"]
+    endless = replace(fit, function=lambda t: t["fit"].sum() + (t["tune"] * t["fit"]).sum())
+    point = point_of(replace(problem, objectives={**problem.objectives, "fit": endless}))
+    with pytest.raises(SolveError, match="fit"):
+        gradcheck("tune", planned(problem, Exact()), point, [Piece("log_wd", 0, 6)])
+
+
+def test_unknown_reference():
+    problem = ridge()
+    with pytest.raises(ValueError, match="unroll, differences"):
+        gradcheck("tune", planned(problem, Exact()), point_of(problem), [], against=["hope"])
