@@ -69,8 +69,8 @@ def program_options(function: F) -> F:
                      help="Apply the settings of a TOML file."),
         click.option("--data", "data", multiple=True, metavar="NAME=SOURCE",
                      help='Read a data set from a file or source, e.g. all=x.npz. Repeatable.'),
-        click.option("--mock", metavar="DIM=N,...", flag_value="", is_flag=False,
-                     help="Give dims these sizes and make data from its types."),
+        click.option("--mock", metavar="DIM=N,...",
+                     help="Make data from its types, with these sizes; auto chooses all."),
         click.option("-I", "include", multiple=True, metavar="DIR",
                      type=click.Path(file_okay=False),
                      help="Search Python modules here, after the program's folder. Repeatable."),
@@ -155,9 +155,9 @@ def pair(text: str, option: str, form: str) -> tuple[str, str]:
 
 
 def mock(text: str | None) -> tuple[tuple[str, int], ...] | None:
-    """`n=64,d=10` as pairs; an empty text mocks data with sizes of the compiler's choice."""
-    if text is None:
-        return None
+    """`n=64,d=10` as pairs; `auto` leaves all sizes to the compiler."""
+    if text is None or text == "auto":
+        return None if text is None else ()
     pairs = [pair(part, "--mock", "DIM=N,...") for part in text.split(",") if part.strip()]
     for name, value in pairs:
         if not value.isdecimal() or int(value) < 1:

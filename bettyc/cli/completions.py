@@ -21,11 +21,11 @@ def command(shell: str, **parameters: Any) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    from bettyc.cli.main import bettyc
+    from bettyc.cli.main import COMPLETE, bettyc
 
     settings(parameters)
     found = get_completion_class(shell)
     assert found is not None
     # click's bash class asks the installed bash for its version; the script does not need it.
-    source = found.source_template % found(bettyc, {}, "bettyc", "_BETTYC_COMPLETE").source_vars()
+    source = found.source_template % found(bettyc, {}, "bettyc", COMPLETE).source_vars()
     click.echo(source)

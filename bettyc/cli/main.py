@@ -27,6 +27,10 @@ VERBS = {
 }
 
 
+# Set by the shell's completion script, to what it wants to know.
+COMPLETE = "_BETTYC_COMPLETE"
+
+
 class Verbs(click.Group):
     """A group whose commands are imported when they are used."""
 
@@ -39,8 +43,12 @@ class Verbs(click.Group):
         # Verbs that are Python words live in files with an underscore.
         name = {"compile": "compile_", "list": "list_"}.get(cmd_name, cmd_name)
         command: click.Command = import_module(f"bettyc.cli.{name}").command
-        command.short_help = VERBS[cmd_name]
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of verbs in the help, without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -79,9 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """The exit code of a command line; messages go to stderr."""
     try:
-        result = bettyc.main(arguments, prog_name="bettyc", standalone_mode=False)
-        _flush()
-        return result if isinstance(result, int) else 0
+        if COMPLETE in os.environ:
+            from click.shell_completion import shell_complete
+
+            return shell_complete(bettyc, {}, "bettyc", COMPLETE, os.environ[COMPLETE])
+        with bettyc.make_context("bettyc", arguments) as context:
+            bettyc.invoke(context)
+        sys.stdout.flush()  # where failure still has an exit code
+        return 0
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
@@ -102,11 +115,6 @@ def run(arguments: list[str]) -> int:
 
         print(report(arguments), file=sys.stderr)
         return 101
-
-
-def _flush() -> None:
-    """Write out what is buffered here, where failure still has an exit code."""
-    sys.stdout.flush()
 
 
 def _os_error(error: OSError) -> str:
