@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from bettyc.expr import LEAVES, Graph, Node
+from bettyc.fuse import Added, Fusions, fresh, fusions, overwritten
 from bettyc.ops import OPS
 from bettyc.types import Dim, Tensor, bind, number, symbol
 
@@ -53,6 +54,7 @@ def function(
     sizes: Mapping[str, int] | None = None,
     autograd: bool = True,
     given: Mapping[int, str] | None = None,
+    fused: bool = False,
 ) -> str:
     """The text of a function that computes `outputs` (one value, or a tuple of several).
 
@@ -63,8 +65,12 @@ def function(
     sizes: dims to write as numbers. The others are read off the shapes of the arguments.
     autograd: without it, `detach` is written as nothing.
     given: nodes that are computed already and come as arguments of these names.
+    fused: fewer calls, with results written in place (`bettyc.fuse`); for text without autograd.
     """
-    return _Writer(graph, leaf, opaque, sizes or {}, autograd, given or {}).write(name, outputs)
+    if fused and autograd:
+        raise ValueError("autograd does not follow results that are written in place")
+    writer = _Writer(graph, leaf, opaque, sizes or {}, autograd, given or {}, fused)
+    return writer.write(name, outputs)
 
 
 def titles(graph: Graph, nodes: Sequence[int]) -> dict[int, str]:
@@ -101,12 +107,16 @@ class _Writer:
         sizes: Mapping[str, int],
         autograd: bool,
         given: Mapping[int, str],
+        fused: bool,
     ) -> None:
         self.graph = graph
         self.leaf = leaf
         self.opaque = opaque
         self.autograd = autograd
         self.given = given
+        self.fused = fused
+        self.uses: dict[int, int] = {}
+        self.fusions = Fusions({}, set())
         self.sizes: dict[str, Dim] = {k: number(v) for k, v in sizes.items()}
         self.texts: dict[int, tuple[str, int]] = {}  # text and how tightly it binds
         self.names: dict[int, str] = {}
@@ -118,10 +128,12 @@ class _Writer:
         order = needed(self.graph, outputs, self.given)
         arguments = self._leaves(order)
         self._dims(order)
-        uses = self._uses(order, outputs)
+        self.uses = self._uses(order, outputs)
+        if self.fused:
+            self.fusions = fusions(self.graph, order, self.uses)
         for index in order:
-            if index not in self.texts:
-                self._statement(index, uses[index])
+            if index not in self.texts and index not in self.fusions.absorbed:
+                self._statement(index, self.uses[index])
         results = ", ".join(
             self._scalar(i) if i in self.plain else self.texts[i][0] for i in outputs
         )
@@ -168,8 +180,9 @@ class _Writer:
             for arg in () if index in self.given else self.graph[index].args:
                 if arg in uses:
                     uses[arg] += 1
-        for index in outputs:
-            uses[index] += 1
+        # Given nodes belong to the caller, who must find them as they were.
+        for index in (*outputs, *self.given, *self.given):
+            uses[index] = uses.get(index, 0) + 1
         return uses
 
     def _statement(self, index: int, uses: int) -> None:
@@ -202,6 +215,8 @@ class _Writer:
                 raise ValueError(f"%{index} = {node.op}: no way to call it was given")
             operands = [] if node.op == "replicas" else [self.texts[a][0] for a in node.args]
             return self.opaque(index, node, operands), 0
+        if self.fused and (short := self._fused(index, node)):
+            return short, ATOM
         types = [bind(self.graph[a].type, self.sizes) for a in node.args]
         marks = [f"\0{i}\0" for i in range(len(node.args))]
         text = row.torch(marks, self._attributes(node), types, bind(node.type, self.sizes))
@@ -211,6 +226,62 @@ class _Writer:
                 self._unfold(arg)
             filled = self._fill(node, text)
         return filled, _binding(node.op, filled)
+
+    def _fused(self, index: int, node: Node) -> str | None:
+        """The node as one call with its operands, or into one of them."""
+        added = self.fusions.added.get(index)
+        if added is not None:
+            return self._added(index, added)
+        position = overwritten(self.graph, index, self.uses)
+        if position is None or any(a in self.plain for a in node.args[position : position + 1]):
+            return None
+        text, binding = self.texts[node.args[position]]
+        into = text if binding == ATOM else f"({text})"
+        others = [self.texts[a][0] for p, a in enumerate(node.args) if p != position]
+        whole = f"{into}.{node.op}_({', '.join(others)})"
+        if len(whole) > WIDTH and node.args[position] not in self.names:
+            self._unfold(node.args[position])
+            whole = f"{self.texts[node.args[position]][0]}.{node.op}_({', '.join(others)})"
+        return whole
+
+    def _added(self, index: int, added: Added) -> str:
+        """`torch.addmv(base, left, right, beta=..., alpha=...)`."""
+        left, right = self.texts[added.left], self.texts[added.right]
+        ranks = [
+            len(t.shape)
+            for i in (added.left, added.right)
+            if isinstance(t := self.graph[i].type, Tensor)
+        ]
+        operands = [left[0], right[0]]
+        if ranks == [1, 2]:  # a vector times a matrix is the transposed matrix times the vector
+            operands = [f"{right[0] if right[1] == ATOM else f'({right[0]})'}.mT", left[0]]
+        if added.beta != 1:
+            operands.append(f"beta={added.beta:g}")
+        alpha = self._alpha(added)
+        if alpha != "1":
+            operands.append(f"alpha={alpha}")
+        name = "addmm" if ranks == [2, 2] else "addmv"
+        base, binding = self.texts[added.base]
+        own = self.graph[added.base].type == self.graph[index].type
+        if own and self.uses[added.base] == 1 and fresh(self.graph, added.base):
+            return f"{base if binding == ATOM else f'({base})'}.{name}_({', '.join(operands)})"
+        return f"torch.{name}({', '.join([base, *operands])})"
+
+    def _alpha(self, added: Added) -> str:
+        """The factor of the product as a Python number."""
+        factor = added.sign
+        above: list[str] = []
+        below: list[str] = []
+        for index, multiplies in added.scale:
+            value = self.graph[index].attr("value")
+            if value is not None:
+                factor = factor * value if multiplies else factor / value
+            else:
+                (above if multiplies else below).append(self.texts[index][0])
+        text = " * ".join([f"{factor:.17g}" if factor != 1 or not above else "", *above]).strip(
+            " *"
+        )
+        return " / ".join([text, *below])
 
     def _attributes(self, node: Node) -> dict[str, object]:
         return {k: _rebound(v, self.sizes) for k, v in node.attrs}

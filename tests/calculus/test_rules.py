@@ -63,9 +63,16 @@ class Problem:
     def run(self, outputs: list[int], *more: torch.Tensor) -> list[torch.Tensor]:
         """Nodes at the sample; `more` are the directions v0, v1, ..."""
         names = [*self.names, *(f"v{k}" for k in range(len(more))), *self.dims]
-        call = compiled(self.graph, outputs, names, autograd=False)
-        found = call(*self.values, *more, *self.dims.values())
-        return list(found) if len(outputs) > 1 else [found]
+        found = []
+        for fused in (False, True):
+            call = compiled(self.graph, outputs, names, autograd=False, fused=fused)
+            before = [v.clone() for v in (*self.values, *more)]
+            results = call(*self.values, *more, *self.dims.values())
+            found.append(list(results) if len(outputs) > 1 else [results])
+            for a, b in zip((*self.values, *more), before, strict=True):
+                assert torch.equal(a, b), "an argument was overwritten"
+        _close(found[1], found[0])
+        return found[0]
 
     def direction_leaves(self) -> list[int]:
         return [
