@@ -170,6 +170,7 @@ class Run:
         except Stopped:
             self._outputs = None
             self._stop_asked = False
+            self.executor.resume(self.executor.position, self.executor.step)
             raise
         self.finished = True
 

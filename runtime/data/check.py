@@ -94,9 +94,8 @@ class Checker:
 
 
 def as_tensor(value: Any) -> Tensor | None:
-    """A tensor from a tensor, an array, a data frame's columns or numbers; None from anything else.
-
-    NumPy memory is copied where it is not writable, so that no later write can reach it.
+    """A tensor from a tensor, an array, a data frame's columns or numbers; None from anything
+    else.
     """
     if isinstance(value, Tensor):
         return value.detach()
@@ -110,9 +109,10 @@ def as_tensor(value: Any) -> Tensor | None:
         return None
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         array = array.astype(np.int64)
-    return (
-        torch.tensor(np.ascontiguousarray(array)) if array.size else torch.from_numpy(array.copy())
-    )
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    # an own copy: later writes of the caller do not reach it
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C", copy=True))
 
 
 def _kind(tensor: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -31,9 +32,16 @@ run { steps = 4  precision = fp64 }
 
 def start(text: str, data: Any = None, externs: Any = None, **options: Any) -> Run:
     """A run of a program given as text; MloError where it has errors."""
-    program = bettyc.loads(text, set=options.pop("set", None))
-    program.check().raise_if_errors()
+    changes = options.pop("set", None) or {}
+    program = _checked(text, tuple(changes.items()))
     return program.compile(data=data, externs=externs).start(**options)
+
+
+@cache
+def _checked(text: str, changes: tuple[tuple[str, Any], ...]) -> bettyc.Program:
+    program = bettyc.loads(text, set=dict(changes))
+    program.check().raise_if_errors()
+    return program
 
 
 def ridge(optimizer: str, **options: Any) -> Run:

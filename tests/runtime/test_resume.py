@@ -1,0 +1,230 @@
+"""A run that is stopped and resumed has the bits of one that is not: between periods, inside them, and after a kill."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from toys import classification, start
+
+from bettyc.failures import InputError
+from bettyc.runtime import archive
+from bettyc.runtime.execute import Stopped
+
+PROGRAM = """
+mlo 0.1
+dim n, d, C = 2
+data all : { x: real[n, d], y: int<C>[n] } from memory()
+split all into train = 0.6, val = 0.4 with (seed = 0)
+level fit {
+  var W : real[d, C] = gaussian(std = 0.1)
+  draw b from train(batch = 8, shuffle = true)
+  minimize mean(sigmoid(tune.score[b.index]) * dropout(xent(b.x @ W, b.y), p = 0.2)) + 0.01 * sumsq(W)
+  SETTINGS
+}
+level tune {
+  var score : real[36] = zeros
+  draw v from val(batch = 7, shuffle = true)
+  minimize mean(xent(v.x @ fit*.W, v.y))
+  optimizer = adam(lr = 0.1)
+}
+run { steps = 6 }
+"""
+VARIANTS = {
+    "sgd, cg": "optimizer = sgd(lr = 0.5, momentum = 0.9)  steps = 5  hypergrad = cg(iters = 3, damping = 0.1, warm = true)",
+    "adam, unroll, warm": "optimizer = adam(lr = 0.1)  steps = 5  hypergrad = unroll",
+    "rmsprop, truncated": "optimizer = rmsprop(lr = 0.1, momentum = 0.5)  steps = 5  hypergrad = unroll(truncate = 2)",
+    "accumulate, reset": "optimizer = adam(lr = 0.1)  steps = 3  accumulate = 3  start = reset  hypergrad = unroll",
+    "schedule": "optimizer = sgd(lr = 0.5)  steps = 4  lr_schedule = cosine  clip = 0.1  hypergrad = finite_diff(eps = 0.01)",
+}
+
+
+def program(variant: str) -> str:
+    return PROGRAM.replace("SETTINGS", VARIANTS[variant])
+
+
+def bits(run) -> list[torch.Tensor]:
+    return [run["fit"].W, run["tune"].score]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resumed_between_periods(variant, tmp_path):
+    data = {"all": classification()}
+    whole = start(program(variant), data)
+    whole.to_end()
+    first = start(program(variant), data)
+    for _ in range(3):
+        first.step()
+    first.save(tmp_path / "c.safetensors")
+    second = start(program(variant), data)
+    second.load(tmp_path / "c.safetensors")
+    rest = list(second)
+
+    assert [out.step for out in rest] == [3, 4, 5]
+    assert all(torch.equal(a, b) for a, b in zip(bits(whole), bits(second), strict=True))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("after", [1, 4, 7, 11, 12, 17])
+def test_resumed_inside_a_period(variant, after, tmp_path):
+    """Stopped after any number of updates, the upper level's included."""
+    data = {"all": classification()}
+    whole = start(program(variant), data)
+    whole.to_end()
+    first = start(program(variant), data)
+    count = 0
+
+    def stop_now() -> bool:
+        nonlocal count
+        count += 1
+        return count == after
+
+    first.executor.interrupted = stop_now
+    with pytest.raises(Stopped):
+        first.to_end()
+    first.save(tmp_path / "c.safetensors")
+    second = start(program(variant), data)
+    second.load(tmp_path / "c.safetensors")
+    second.to_end()
+
+    assert all(torch.equal(a, b) for a, b in zip(bits(whole), bits(second), strict=True))
+
+
+def test_a_run_that_was_interrupted_goes_on():
+    data = {"all": classification()}
+    whole, other = (start(program("sgd, cg"), data) for _ in range(2))
+    whole.to_end()
+    other.step()
+    other.interrupt()
+    with pytest.raises(Stopped):
+        other.step()
+    other.to_end()
+
+    assert all(torch.equal(a, b) for a, b in zip(bits(whole), bits(other), strict=True))
+
+
+def test_a_checkpoint_of_another_program_is_refused_with_a_diff(tmp_path):
+    data = {"all": classification()}
+    start(program("sgd, cg"), data).save(tmp_path / "c.safetensors")
+    other = start(program("adam, unroll, warm"), data)
+    with pytest.raises(InputError) as raised:
+        other.load(tmp_path / "c.safetensors")
+
+    (found,) = raised.value.diagnostics
+    assert found.code == "MLO0803"
+    assert "sgd" in found.notes[0].text
+    assert "adam" in found.notes[0].text
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 999, b"\x08" + b"\0" * 7 + b"{}      "])
+def test_a_damaged_checkpoint_is_refused(content, tmp_path):
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as raised:
+        start(program("sgd, cg"), {"all": classification()}).load(path)
+
+    assert raised.value.diagnostics[0].code == "MLO0506"
+
+
+def test_a_missing_checkpoint_is_refused(tmp_path):
+    with pytest.raises(InputError, match="not found"):
+        start(program("sgd, cg"), {"all": classification()}).load(tmp_path / "none")
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "c.safetensors"
+    archive.write(path, {"x": torch.ones(3)})
+    before = path.read_bytes()
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(archive, "_flush", full)
+    with pytest.raises(OSError, match="No space"):
+        archive.write(path, {"x": torch.zeros(3)})
+
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_archive_keeps_structure_and_bits(tmp_path):
+    shared = torch.arange(6.0)
+    tree = {
+        "a": [1, 2.5, None, True, "x"],
+        ("t", "u"): {
+            "view": shared[::2],
+            "same": shared,
+            "scalar": torch.tensor(3, dtype=torch.int64),
+        },
+        "empty": torch.zeros(0, 2),
+    }
+    archive.write(tmp_path / "f", tree)
+    found = archive.read(tmp_path / "f", torch.device("cpu"))
+
+    assert found["a"] == tree["a"]
+    assert list(found) == list(tree)
+    assert torch.equal(found["t", "u"]["view"], shared[::2])
+    assert torch.equal(found["t", "u"]["same"], shared)
+    assert found["t", "u"]["scalar"].item() == 3
+    assert found["empty"].shape == (0, 2)
+
+
+KILLS = int(os.environ.get("BETTYC_KILLS", "2"))
+CHILD = """
+import sys
+sys.path[:0] = [SUITE]
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from test_resume import VARIANTS, program
+from toys import classification, start
+text = program("adam, unroll, warm").replace("run { steps = 6", "run { steps = 120")
+run = start(text, {"all": classification()})
+path = Path(sys.argv[1])
+if path.exists():
+    run.load(path)
+print("ready", flush=True)
+for out in run:
+    run.save(path)
+torch.save([run["fit"].W, run["tune"].score], sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path):
+    script = tmp_path / "child.py"
+    script.write_text(CHILD.replace("SUITE", repr(str(Path(__file__).parent))))
+    rng = random.Random(0)
+
+    def launch(name: str, seconds: float | None) -> int | None:
+        """Run a child, to its end or until it is killed; its exit code."""
+        arguments = [
+            sys.executable,
+            str(script),
+            f"{tmp_path / name}.ckpt",
+            f"{tmp_path / name}.pt",
+        ]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+            if seconds is not None:
+                time.sleep(seconds)
+                child.send_signal(signal.SIGKILL)
+        return child.returncode
+
+    assert launch("whole", None) == 0
+    codes = [launch("killed", rng.uniform(0.0, 0.3)) for _ in range(KILLS)]
+    assert launch("killed", None) == 0
+    expected, found = (
+        torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in ("whole", "killed")
+    )
+
+    assert -signal.SIGKILL in codes
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
