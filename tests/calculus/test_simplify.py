@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
@@ -11,9 +12,10 @@ from operator_cases import compiled
 
 from bettyc.calculus.hoist import hoist
 from bettyc.calculus.products import Opaque, directions, gradient, product
-from bettyc.calculus.simplify import simplify
+from bettyc.calculus.simplify import FOLD, simplify
 from bettyc.emit import function, titles
 from bettyc.expr import Graph, Node
+from bettyc.ops import OPS
 from bettyc.ops.term import Term
 from bettyc.types import REAL, Tensor, number, symbol
 
@@ -92,6 +94,10 @@ IDENTITIES: list[tuple[Callable[[World], Term], str]] = [
     (lambda v: v.X @ (v.x * -3.0), "mul(-3, matmul(X, x))"),
     (lambda v: v.X @ (v.x / v.s), "div(matmul(X, x), s)"),
     (lambda v: v.X @ (v.x * 0.0), "expand(0)"),
+    (lambda v: v.X @ (v.x / v.y), "matmul(X, div(x, y))"),
+    (lambda v: (v.x / v.y).sum(), "sum(div(x, y))"),
+    (lambda v: v.x.call("gt", 0.0).call("where", 0.0 * v.x, 0.0 * v.y), "expand(0)"),
+    (lambda v: v.x.call("gt", 0.0).call("where", v.x, v.y), "where(gt(x, 0), x, y)"),
     (lambda v: v.X.mT().mT(), "X"),
     (lambda v: v.s.expand_to((D,)) * v.x, "mul(s, x)"),
     (lambda v: v.s.expand_to((D,)).call("exp"), "expand(exp(s))"),
@@ -109,6 +115,20 @@ IDENTITIES: list[tuple[Callable[[World], Term], str]] = [
 def test_identities(formula: Callable[[World], Term], expected: str) -> None:
     world = World()
     assert world.simple(formula(world)) == expected
+
+
+@pytest.mark.parametrize("op", sorted(FOLD))
+def test_folded_numbers_are_those_of_torch(op: str) -> None:
+    for numbers in ((0.7, 2.5), (2.5, 0.7), (-1.3, 2.0), (-2.5, -2.0), (0.0, 3.0)):
+        world = World()
+        operands = [world.s.constant(v) for v in numbers[: len(OPS[op].parameters)]]
+        term = operands[0].call(op, *operands[1:])
+        (folded,) = simplify(world.graph, [term.index])
+        expected = compiled(world.graph, [term.index], [])().item()
+        if world.graph[folded].op == "const":
+            assert world.graph[folded].attr("value") == pytest.approx(expected, rel=1e-6)
+        else:
+            assert not math.isfinite(expected)
 
 
 @pytest.mark.parametrize("seed", range(60))
