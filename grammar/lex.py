@@ -74,21 +74,33 @@ def lex(text: str, name: str) -> tuple[list[Token], list[Comment]]:
     return tokens, comments
 
 
-# From the end of a comment to the token below it: line ends and other comments, no blank line.
-_ADJACENT = re.compile(r"(?:\r\n|\n|\r)(?:[ \t]*#[^\r\n]*(?:\r\n|\n|\r))*[ \t]*")
+# From the end of a comment to what stands directly below it.
+_BELOW = re.compile(r"(?:\r\n|\n|\r)[ \t]*")
 
 
 def docs(text: str, tokens: list[Token], comments: list[Comment]) -> dict[int, str]:
-    """The text of the `##` comments directly above a token, by where the token starts."""
-    starts = [token.start for token in tokens]
+    """The text of the `##` comments directly above a token, by where the token starts.
+
+    Comments of either kind may stand between; a blank line may not.
+    """
     found: dict[int, list[str]] = {}
-    for span, comment in comments:
-        if not comment.startswith("##"):
-            continue
-        line = text.rfind("\n", 0, span.start) + 1
-        if text[max(line, text.rfind("\r", 0, span.start) + 1) : span.start].strip(" \t\ufeff"):
-            continue
+    if not any(comment.text.startswith("##") for comment in comments):
+        return {}
+    starts = [token.start for token in tokens]
+    below, documented = -1, -1  # of the comment before: its start, and the token it is about
+    for span, comment in reversed(comments):
         token = tokens[bisect_left(starts, span.end)]
-        if token.kind != END and _ADJACENT.fullmatch(text, span.end, token.start):
-            found.setdefault(token.start, []).append(comment[2:].removeprefix(" ").rstrip())
-    return {start: "\n".join(lines) for start, lines in found.items()}
+        if not (below >= 0 and below < token.start and _BELOW.fullmatch(text, span.end, below)):
+            adjacent = token.kind != END and _BELOW.fullmatch(text, span.end, token.start)
+            documented = token.start if adjacent else -1
+        below = span.start if own_line(text, span.start) else -1
+        if below >= 0 and documented >= 0 and comment.startswith("##"):
+            found.setdefault(documented, []).append(comment[2:].removeprefix(" ").rstrip())
+    return {start: "\n".join(reversed(lines)) for start, lines in found.items()}
+
+
+def own_line(text: str, start: int) -> bool:
+    """Whether nothing but white space stands before `start` on its line."""
+    while start > 0 and text[start - 1] in " \t\f":
+        start -= 1
+    return start == 0 or text[start - 1] in "\r\n\ufeff"

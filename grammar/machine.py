@@ -18,6 +18,8 @@ Action: TypeAlias = Callable[[list[Any], int, int], Any]
 
 # The deepest nesting of nodes. Passes over the tree recurse, with some three calls a node.
 DEEPEST = 200
+# The highest stack. Nothing of that depth needs more than a tenth, so the rest is not worth reading.
+HIGHEST = 10 * DEEPEST
 
 
 class TooDeep(Exception):
@@ -45,10 +47,13 @@ class Machine:
             _pass if rule.unit or rule.helper else actions[rule.name] for rule in self.tables.rules
         ]
 
-    def run(self, tokens: list[Token], at: int = 0) -> int:
+    def run(self, tokens: list[Token], at: int = 0, careful: bool = False) -> int:
         """Feed `tokens` from index `at` on. Returns the index of the first that does not fit, or
         their number when all did; then `values[-1]` is the result. Words that turn out to be names
         change their kind in `tokens`. Raises `TooDeep`.
+
+        The merged states of LALR(1) may reduce before they see that a token does not fit; when
+        `careful`, at twice the time, the stack is as the last token that fits left it.
         """
         actions, words = self.tables.actions, _word_kinds()
         states, values = self.states, self.values
@@ -61,6 +66,8 @@ class Machine:
                 kind = "NAME"
                 tokens[at] = token = Token(kind, *token[1:])
             action = actions[states[-1]].get(kind)
+            if careful and not self.accepts(kind):
+                action = None
             while action is not None and action < 0:
                 self.reduce(~action)
                 if kind == END and states[-1] == self.final:
@@ -76,6 +83,8 @@ class Machine:
                     count += 1
                     continue
                 return at
+            if len(states) > HIGHEST:
+                raise TooDeep(token[2], token[3])
             states.append(action)
             values.append(token)
             starts.append(token[2])

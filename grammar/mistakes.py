@@ -135,7 +135,10 @@ def _character(p: Place) -> Mistake | None:
         suggestions = _replace(message, p.span(), ours)
     kind = _fixed(ours)
     insert = (Token(kind, ours, p.token.start, p.token.end),) if kind else ()
-    diagnostic = report("MLO0101", p.span(), character=shown, suggestions=suggestions)
+    notes = ["strings use double quotes"] if char in "'`" else []
+    diagnostic = report(
+        "MLO0101", p.span(), character=shown, notes=notes, suggestions=suggestions
+    )
     return Mistake(diagnostic, Repair(0, 1, insert))
 
 
@@ -242,14 +245,21 @@ def _number(p: Place) -> Mistake | None:
         star = Token("STAR", "*", before.start, before.end - 1)
         number = Token("NUMBER", text, before.end - 1, token.end)
         return Mistake(diagnostic, Repair(1, 1, (star, number)))
-    number = p.ahead(-2)
-    if before.kind == "DOT" and number.kind == "NUMBER" and p.adjacent(number, before):
-        diagnostic = report(
-            "MLO0108", p.span(number, before), place="trailing",
-            suggestions=_replace(f"write `{number.text}.0`", p.after_previous(), "0"),
-        )  # fmt: skip
-        return Mistake(diagnostic, Repair(1, 0, ()))
-    return None
+    return _trailing(p)
+
+
+def _trailing(p: Place) -> Mistake | None:
+    """`1.`, also where the next line was read as a field: `lr = 1.` above `steps = 3`."""
+    name = p.previous.kind == "NAME"
+    dot, number = (p.ahead(-2), p.ahead(-3)) if name else (p.previous, p.ahead(-2))
+    if dot.kind != "DOT" or number.kind != "NUMBER" or not p.adjacent(number, dot):
+        return None
+    end = Span(p.source.name, dot.end, dot.end)
+    diagnostic = report(
+        "MLO0108", p.span(number, dot), place="trailing",
+        suggestions=_replace(f"write `{number.text}.0`", end, "0"),
+    )  # fmt: skip
+    return Mistake(diagnostic, Repair(2, 0, (p.previous,)) if name else Repair(1, 0, ()))
 
 
 # brackets -----------------------------------------------------------------------------------------
@@ -275,6 +285,11 @@ def _unclosed(p: Place, bracket: Token) -> Mistake | None:
     if not p.machine.accepts(kind):
         return None
     close = terminal_text(kind)[1:-1]
+    if _closed(p):
+        secondary = [Label(p.span(bracket), "inside this")]
+        return Mistake(
+            report("MLO0104", p.span(), close=close, found=quoted(p.token), secondary=secondary)
+        )
     diagnostic = report(
         "MLO0104",
         p.span(),
@@ -415,7 +430,7 @@ def _equals(p: Place) -> Mistake | None:
     token = p.token
     if token.kind in ("COLON", "EQ") and p.machine.accepts("ASSIGN"):
         ours, kind = "=", "ASSIGN"
-    elif token.kind == "ASSIGN" and p.machine.accepts("EQ") and p.inside is not None:
+    elif token.kind == "ASSIGN" and p.machine.accepts("EQ") and _closed(p):
         ours, kind = "==", "EQ"
     else:
         return None
@@ -424,6 +439,30 @@ def _equals(p: Place) -> Mistake | None:
     return Mistake(
         _with(mistake.diagnostic, suggestions), Repair(0, 1, (Token(kind, ours, token.start, token.end),))
     )
+
+
+def _closed(p: Place) -> bool:
+    """Whether the innermost open bracket is closed on the line of the error, not too far off."""
+    depth, at = 1, 0
+    while depth and at < 200 and p.same_line(p.token, p.ahead(at)):
+        kind = p.ahead(at).kind
+        depth += (kind in CLOSING) - (kind in CLOSING.values())
+        at += 1
+    return p.inside is not None and depth == 0
+
+
+def _separator(p: Place) -> Mistake | None:
+    """No comma between the dims of `dim`, the parts of `split`."""
+    if p.inside is not None or p.token.kind != "NAME" or not p.machine.accepts("COMMA"):
+        return None
+    if p.machine.accepts("STAR") and p.ahead(1).kind != "ASSIGN":
+        return None
+    suggestions = _replace("separate them by `,`", p.after_previous(), ",")
+    diagnostic = report(
+        "MLO0107", p.span(), expected="`,`", after=quoted(p.previous), found=quoted(p.token),
+        suggestions=suggestions,
+    )  # fmt: skip
+    return Mistake(diagnostic, Repair(0, 0, (_empty("COMMA", ",", p),)))
 
 
 def _comma(p: Place) -> Mistake | None:
@@ -476,6 +515,11 @@ def _expected(p: Place) -> Mistake | None:
     return Mistake(diagnostic)
 
 
+def _open(p: Place) -> Mistake | None:
+    """Anything else where a bracket could be closed."""
+    return _unclosed(p, p.inside) if p.inside is not None else None
+
+
 def _unexpected(p: Place) -> Mistake:
     return Mistake(report("MLO0100", p.span(), found=quoted(p.token)))
 
@@ -495,6 +539,7 @@ _RULES: tuple[Callable[[Place], Mistake | None], ...] = (
     _closing,
     _brace,
     _list,
+    _separator,
     _operator,
     _statement,
     _elsewhere,
@@ -503,4 +548,5 @@ _RULES: tuple[Callable[[Place], Mistake | None], ...] = (
     _chain,
     _misspelt,
     _expected,
+    _open,
 )

@@ -14,7 +14,7 @@ from bettyc.grammar.machine import Machine, TooDeep
 # The version of the language that this compiler reads.
 LANGUAGE = (0, 1)
 # Code points. A longer text is no program written by a person, and would take seconds.
-LARGEST = 4_000_000
+LARGEST = 500_000
 
 
 @dataclass(frozen=True)

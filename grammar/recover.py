@@ -9,6 +9,7 @@ the first is reported.
 from __future__ import annotations
 
 from bisect import bisect_left
+from contextlib import suppress
 from operator import itemgetter
 
 from bettyc.diagnostics.model import Diagnostic
@@ -37,7 +38,7 @@ def first_error(source: Source, tokens: list[Token], builder: Builder, start: st
     """The first error of a text that does not parse as `start`."""
     machine = Machine(start, builder._actions())
     try:
-        at = machine.run(tokens)
+        at = machine.run(tokens, careful=True)
     except TooDeep as error:
         return too_deep(source, error)
     return find(Place(source, tokens, at, machine)).diagnostic
@@ -75,7 +76,7 @@ class _Recovery:
         at = 0
         for _ in range(MOST):
             try:
-                at = self.machine.run(self.tokens, at)
+                at = self.machine.run(self.tokens, at, careful=True)
             except TooDeep as error:
                 self._report(too_deep(self.source, error))
                 at = bisect_left(self.tokens, error.end, key=itemgetter(2))
@@ -90,7 +91,7 @@ class _Recovery:
             at = self._skip(place) if repaired is None else repaired
         self._cut(Place(self.source, self.tokens, len(self.tokens) - 1, self.machine))
         # At the end of a statement of a block, the block is given up too.
-        while self.machine.run([self.tokens[-1]]) == 0:
+        while self.machine.run([self.tokens[-1]], careful=True) == 0:
             brace = Place(self.source, self.tokens, 0, self.machine).block.brace
             assert brace is not None  # at top level the end fits
             self._drop(self.machine.values.index(brace))
@@ -102,13 +103,15 @@ class _Recovery:
         return file
 
     def _place(self, at: int) -> Place:
-        """The place of an error at index `at`. A keyword that was read as the name of a setting,
-        because it cannot start a statement of this block, is a keyword again.
+        """The place of an error at index `at`. A keyword that was read as the name of a setting or
+        a field, because it cannot stand there, is a keyword again.
         """
         place = Place(self.source, self.tokens, at, self.machine)
         before = place.previous
         kind = tables().words.get(before.text)
-        if not (kind and place.name_begun):
+        record = place.inside is not None and place.inside.kind == "LBRACE"
+        field = record and self.machine.values[-1] is before and kind == "FROM"
+        if not (kind and (place.name_begun or field)):
             return place
         self._drop(len(self.machine.values) - 1)
         self.tokens[at - 1] = before._replace(kind=kind)
@@ -158,12 +161,15 @@ class _Recovery:
 
     def _resumes(self, place: Place, at: int, block: Block, depth: int) -> bool:
         """Whether to go on at token `at`, with `depth` brackets opened since the statement began."""
+        item = place.starts_item(at)
+        if not item and not place.starts_statement(at, block.kind):
+            return False
         first = place.first_on_line(at)
-        if place.starts_item(at) and first:
+        if item and first:
             around = 0 if block.brace is None else place.indent(block.brace.start)
             if place.indent(place.tokens[at].start) <= around:
                 return True
-        if not place.starts_statement(at, block.kind):
+        if item and not place.starts_statement(at, block.kind):
             return False
         return depth == 0 or (first and block.kind != "file")
 
@@ -171,7 +177,8 @@ class _Recovery:
         """Take the unfinished statement off the stack, but finish it where it could end here.
         Returns the block and the number of brackets that went.
         """
-        self.machine.settle("LEVEL" if place.block.brace is None else "RBRACE")
+        with suppress(TooDeep):
+            self.machine.settle("LEVEL" if place.block.brace is None else "RBRACE")
         block = Place(place.source, place.tokens, place.at, self.machine).block
         gone = self.machine.values[block.keep :]
         self._drop(block.keep)
