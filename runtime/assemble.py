@@ -82,7 +82,7 @@ def assemble(
     }
     loader = Loader(
         plan.model, plan.folder, given=data, objects=objects, sizes=sizes, device=device,
-        dtype=DTYPES[plan.precision],
+        dtype=DTYPES[plan.precision], seed=seed,
     )  # fmt: skip
     sources = loader.load()
     linked = link(

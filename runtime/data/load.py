@@ -20,6 +20,8 @@ from bettyc.runtime.data.check import Checker, as_tensor
 from bettyc.runtime.data.readers import READERS, read
 from bettyc.runtime.data.rows import Items, Part, Rows, Stream, Table, Tasks, checked
 from bettyc.runtime.externs import construct
+from bettyc.runtime.randomness import masks
+from bettyc.runtime.seeds import seed_of
 
 Source = Rows | Stream | Tasks
 
@@ -41,6 +43,7 @@ class Loader:
         sizes: dict[str, int],
         device: torch.device,
         dtype: torch.dtype,
+        seed: int = 0,
     ) -> None:
         self.model = model
         self.folder = folder
@@ -49,6 +52,7 @@ class Loader:
         self.sizes = sizes
         self.device = device
         self.dtype = dtype
+        self.seed = seed
 
     def load(self) -> dict[str, Source]:
         """Data sets and parts by name. Raises InputError."""
@@ -104,7 +108,10 @@ class Loader:
         extern = next(e for e in self.model.externs if e.name == data.source.name)
         arguments = {k: v for k, v in data.source.named if not isinstance(v, Ref)}
         found = self.objects[extern.name]
-        return construct(extern, found, arguments) if callable(found) else found
+        if not callable(found):
+            return found
+        with masks(seed_of(self.seed, "source", data.name), "cpu"):
+            return construct(extern, found, arguments)
 
     def _value(self, data: DataSet, value: Any) -> Source:
         """Anything a Python caller may hand over."""

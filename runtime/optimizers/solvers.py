@@ -22,6 +22,8 @@ from torch import Tensor
 
 DENSE = 1500
 HALVINGS = 40
+# Iterations of L-BFGS after which it is asked whether rounding leaves anything to gain.
+CHUNK = 20
 
 
 class Problem(Protocol):
@@ -109,11 +111,12 @@ def lbfgs(problem: Problem, theta: Tensor, options: Mapping[str, Any]) -> Solved
     optimizer = torch.optim.LBFGS(
         [x],
         lr=options["lr"],
-        max_iter=options["max_iter"],
+        max_iter=CHUNK,
+        max_eval=4 * CHUNK,
         history_size=options["history"],
         # torch looks at the largest entry, the program means the norm
         tolerance_grad=tol / max(x.numel(), 1) ** 0.5,
-        tolerance_change=1e-2 * torch.finfo(theta.dtype).eps,
+        tolerance_change=0.0,
         line_search_fn="strong_wolfe",
     )
     count = 0
@@ -125,11 +128,19 @@ def lbfgs(problem: Problem, theta: Tensor, options: Mapping[str, Any]) -> Solved
         x.grad = g
         return value
 
-    optimizer.step(closure)
-    found = x.detach()
-    value, g = problem.gradient(found)
+    value, g = problem.gradient(x.detach())
     size = _norm(g)
-    return Solved(found, value, count + 1, size, size <= tol)
+    for _ in range(0, options["max_iter"], CHUNK):
+        if size <= tol:
+            break
+        before, best = float(value), size
+        optimizer.step(closure)
+        value, g = problem.gradient(x.detach())
+        size = _norm(g)
+        rounding = 10 * torch.finfo(theta.dtype).eps * abs(before)
+        if not (before - float(value) > rounding or size < 0.9 * best):
+            break
+    return Solved(x.detach(), value, count + 1, size, size <= tol)
 
 
 SOLVERS: dict[str, Callable[[Problem, Tensor, Mapping[str, Any]], Solved]] = {
