@@ -147,7 +147,8 @@ def check(
     comments[name] = tuple(file.comments)
     unit, wrong = collect(name, file)
     found += wrong
-    _imports(unit, folder, read, (name,), sources, comments, found)
+    path = posixpath.normpath(posixpath.join(folder, posixpath.basename(name)))
+    _imports(unit, folder, read, (path,), sources, comments, found)
     bound = {**dict(options.mock or ()), **(sizes or {})}
     result = elaborate(
         unit, Path(name).stem if name != "<stdin>" else "stdin", bound, changed.origins

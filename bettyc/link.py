@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bettyc.diagnostics.model import Diagnostic, Label
 from bettyc.diagnostics.registry import report
-from bettyc.driver import Checked
+from bettyc.driver import Checked, in_order
 from bettyc.model import DataSet, Model
 from bettyc.sources import sizes as sizes_of
 from bettyc.types import Dim, Record, Tensor, Type, tensors
@@ -22,9 +22,39 @@ class _Binding:
     by: DataSet
 
 
-def link(checked: Checked, shapes: Shapes | None = None, *, complete: bool = True) -> Checked:
+def examine(checked: Checked) -> Checked:
+    """The program with what `--data`, `--mock` and `--import` ask to be looked at."""
+    o = checked.options
+    if checked.model is None or not (o.data or o.mock is not None or o.imports):
+        return checked
+    linked = checked
+    named = [name for name, _ in o.data]
+    if o.data or o.mock is not None:
+        linked = link(checked, complete=False, needed=named)
+    if linked.model is None or linked.hierarchy is None:
+        return linked
+    found: list[Diagnostic] = []
+    if o.data:
+        from bettyc import values
+
+        found += values.check(linked.model, linked.graph, linked.hierarchy, linked.folder, named)
+    if o.imports:
+        from bettyc import imports
+
+        found += imports.check(linked)
+    return _with(linked, found) if found else linked
+
+
+def link(
+    checked: Checked,
+    shapes: Shapes | None = None,
+    *,
+    complete: bool = True,
+    needed: Collection[str] | None = None,
+) -> Checked:
     """The program with its dims bound, checked again.
 
+    needed: the data sets that have to be at hand, None for all.
     shapes: overrides how a data set's sizes are found (data in memory, sources from Python); it may
     answer (None, []) to leave it to the file readers. complete: every dim has to be bound in the
     end.
@@ -39,7 +69,8 @@ def link(checked: Checked, shapes: Shapes | None = None, *, complete: bool = Tru
         type_, wrong = shapes(data) if shapes is not None else (None, [])
         if type_ is None and not wrong:
             type_, wrong = sizes_of(data.source, data.type, checked.folder, data.span)
-        found += wrong
+        if needed is None or data.name in needed:
+            found += wrong
         if type_ is not None:
             found += _bind(data, data.type, type_, bound)
     if found:
@@ -55,7 +86,7 @@ def link(checked: Checked, shapes: Shapes | None = None, *, complete: bool = Tru
 def _bind(
     data: DataSet, declared: Type, found: Type, bound: dict[str, _Binding]
 ) -> list[Diagnostic]:
-    wrong: list[Diagnostic] = []
+    wrong: dict[str, Diagnostic] = {}
     have = dict(tensors(found))
     for path, want in tensors(declared):
         given = have.get(path)
@@ -64,8 +95,8 @@ def _bind(
         for dim, size in zip(want.shape, given.shape, strict=True):
             problem = _bind_dim(data, dim, size.value or 0, bound)
             if problem is not None:
-                wrong.append(problem)
-    return wrong
+                wrong.setdefault(problem.message, problem)
+    return list(wrong.values())
 
 
 def _bind_dim(data: DataSet, dim: Dim, size: int, bound: dict[str, _Binding]) -> Diagnostic | None:
@@ -157,4 +188,7 @@ def _largest_batch(model: Model) -> int:
 
 
 def _with(checked: Checked, found: Sequence[Diagnostic]) -> Checked:
-    return replace(checked, diagnostics=(*checked.diagnostics, *found), model=None, hierarchy=None)
+    diagnostics = tuple(in_order((*checked.diagnostics, *found), checked.name))
+    if not any(d.severity == "error" for d in found):
+        return replace(checked, diagnostics=diagnostics)
+    return replace(checked, diagnostics=diagnostics, model=None, hierarchy=None)

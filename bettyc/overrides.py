@@ -159,10 +159,26 @@ def rewrite(file: ast.File, overrides: Sequence[Override], data: Sequence[Overri
                 )
             )
             continue
-        items[at] = replace(items[at], source=o.value)
+        items[at] = replace(items[at], source=_reread(items[at].source, o.value))
         origins[name] = o.origin
     new = replace(file, items=tuple(items))
     return Rewritten(new, origins, tuple(diagnostics))
+
+
+def _reread(declared: ast.Expr, given: ast.Expr) -> ast.Expr:
+    """Another file for a data set, read as the declared one was: `target` and the like stay."""
+    if not isinstance(declared, ast.Call) or not isinstance(given, ast.Call):
+        return given
+    readers = [c.function.id for c in (declared, given) if isinstance(c.function, ast.Name)]
+    if len(set(readers)) != 1 or len(readers) != 2:
+        return given
+    named = {a.name.text for a in given.args if isinstance(a, ast.Arg) and a.name is not None}
+    kept = [
+        a
+        for a in declared.args
+        if isinstance(a, ast.Arg) and a.name is not None and a.name.text not in {*named, "path"}
+    ]
+    return replace(given, args=(*given.args, *kept))
 
 
 def _apply(items: list[Any], o: Override, origins: dict[str, str]) -> Diagnostic | None:

@@ -183,7 +183,7 @@ class Auto:
     needs: ClassVar[str] = "nothing"
 
 
-STRATEGIES: dict[str, type] = {
+STRATEGIES: dict[str, type[Any]] = {
     "auto": Auto,
     "exact": Exact,
     "cg": CG,

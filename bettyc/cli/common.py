@@ -218,11 +218,11 @@ def read_program(path: str, s: Settings) -> Checked:
 def linked(checked: Checked, s: Settings) -> Checked:
     """The program with its dims bound and its Python objects checked, where that was asked for."""
     o = s.options
-    if checked.model is None or not (o.data or o.mock is not None or o.imports):
+    if not (o.data or o.mock is not None or o.imports):
         return checked
-    from bettyc.link import link
+    from bettyc.link import examine
 
-    return link(checked, complete=False)
+    return examine(checked)
 
 
 def sound(checked: Checked, s: Settings) -> Checked:

@@ -5,6 +5,7 @@ code, and the `mlo` block after it is clean. The info string of the failing bloc
 
     mlo fail=MLO0503 args="--data a=x.csv --data b=x.csv"    arguments, for both programs
     mlo fail=MLO0802 command=run args="--mock n=8"           the command that reports it
+    mlo fail=MLO0112 times=20000                             the block, that many times over
     csv file=x.csv                                           a file that stands beside the program
 
 A file before the failing program is there for both; one after it only for the corrected program.
@@ -79,7 +80,7 @@ def parse_page(text: str, code: str) -> Page:
             kind = "failing" if options.get("fail") == code else "fixed"
             if kind in programs or (kind == "fixed" and "failing" not in programs):
                 raise ValueError(f"the page of {code} has an unexpected mlo block: {info!r}")
-            programs[kind] = body
+            programs[kind] = body * int(options.get("times", "1"))
             if kind == "failing":
                 command = options.get("command", command)
                 arguments = tuple(shlex.split(options.get("args", "")))
