@@ -29,7 +29,7 @@ from bettyc.kernels.jit import jit
 if TYPE_CHECKING:
     import triton.language as tl
 
-MAX_BLOCK = 4096
+MAX_BLOCK = 2048
 
 
 @dataclass(frozen=True)

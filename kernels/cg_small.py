@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MAX_RESIDENT = 128
 MAX_SIZE = 1024
-TILE = 16384  # elements of the matrix held at a time
+TILE = 8192  # elements of the matrix held at a time
 
 
 def cg_small(
@@ -135,7 +135,7 @@ def launch(a: Tensor, b: Tensor, tol: float, steps: int, damping: float) -> tupl
     state = b.new_empty((m, 4), dtype=torch.float64)
     cg_small_kernel[(m,)](
         a, b, x, state, scratch, n, steps, tol, damping, torch.finfo(b.dtype).eps,
-        N=wide, ROWS=rows, num_warps=4 if wide <= 32 else 8 if wide <= 64 else 16,
+        N=wide, ROWS=rows, num_warps=4 if wide <= 32 else 16 if wide == 128 else 8,
     )  # fmt: skip
     return x, state
 

@@ -73,7 +73,6 @@ def run(op: str, ways: Ways, like: Tensor, *args: Any, **options: Any) -> Any:
 
 def _triton(op: str, ways: Ways, *args: Any, **options: Any) -> Any:
     if _mode == "interpret":
-        jit.interpret()
         return ways["triton"](*args, **options)
     try:
         return ways["triton"](*args, **options)

@@ -47,7 +47,9 @@ def record() -> Iterator[list[Launch]]:
 
 
 class Kernel:
-    """`kernel[grid](...)` compiles for the device of the first tensor, and launches there."""
+    """`kernel[grid](...)` compiles for the device of the first tensor and launches there; with CPU
+    tensors it runs in Triton's interpreter.
+    """
 
     def __init__(self, function: Callable[..., None]) -> None:
         self.function = function
@@ -82,7 +84,21 @@ class Kernel:
             with torch.cuda.device(device):
                 self.compiled[grid](*args, **options)
         else:
-            self.compiled[grid](*args, **options)
+            interpret()
+            self.compiled[grid](*map(_double, args), **options)
+
+
+def _double(arg: Any) -> Any:
+    """A float as the scalar in double precision that the kernels declare (`tl.float64`). The
+    interpreter disregards that declaration and would round it to single.
+    """
+    if not isinstance(arg, float):
+        return arg
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime.interpreter import TensorHandle
+
+    return tl.tensor(TensorHandle(np.array([arg]), tl.float64), tl.float64)
 
 
 def jit(function: Callable[..., None]) -> Kernel:
@@ -96,8 +112,8 @@ def installed() -> bool:
 
 
 def interpret() -> None:
-    """Run kernels in Triton's interpreter from now on. Raises RuntimeError once Triton is compiled
-    for: it reads the variable when it is imported.
+    """Have Triton interpret. Raises RuntimeError once Triton, which reads the variable when it is
+    imported, is there to compile.
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
         return

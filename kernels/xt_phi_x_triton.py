@@ -17,8 +17,9 @@ from bettyc.kernels.jit import jit
 if TYPE_CHECKING:
     import triton.language as tl
 
-MAX_RESIDENT_VECTOR = 16384  # d of the resident vector form: 32 registers per thread for each of V and sum
-MAX_RESIDENT_MATRIX = 16384  # d k of the resident matrix form
+MAX_RESIDENT_VECTOR = 16384  # d of the resident vector form
+MAX_PREFETCHED = 8192  # d above which the next rows would spill
+MAX_RESIDENT_MATRIX = 4096  # d k of the resident matrix form; 8192 spills on sm_90
 MAX_COLUMNS = 64
 MAX_BLOCK_COLUMNS = 32  # phi = blocks holds (16, k, k) at a time
 PROGRAMS = 264  # two for each of the 132 multiprocessors of an H100 or H200
@@ -56,22 +57,41 @@ def apply_phi(
 @jit
 def resident_vector_kernel(
     x, v, w, sums, n, d, stride,
-    ROWS: tl.constexpr, D: tl.constexpr, ATOMIC: tl.constexpr,
+    ROWS: tl.constexpr, D: tl.constexpr, PREFETCH: tl.constexpr, ATOMIC: tl.constexpr,
 ):  # fmt: skip
     i_p = tl.program_id(0)
     o_d = tl.arange(0, D)
     m_d = o_d < d
-    b_v = tl.load(v + o_d, mask=m_d, other=0.0)
-    b_sum = tl.zeros([D], b_v.dtype)
-    for i in range(i_p, tl.cdiv(n, ROWS), tl.num_programs(0)):
-        o_n = tl.cast(i, tl.int64) * ROWS + tl.arange(0, ROWS)
-        m_n = o_n < n
+    o_r = tl.arange(0, ROWS)
+    o_n = tl.cast(i_p, tl.int64) * ROWS + o_r
+    b_sum = tl.zeros([D], v.dtype.element_ty)
+    if PREFETCH:
         # [ROWS, D]
-        b_x = tl.load(
-            x + o_n[:, None] * stride + o_d[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0
+        b_next = tl.load(
+            x + o_n[:, None] * stride + o_d[None, :],
+            mask=(o_n < n)[:, None] & m_d[None, :],
+            other=0.0,
         )
+    for i in range(i_p, tl.cdiv(n, ROWS), tl.num_programs(0)):
+        # with PREFETCH the next rows are on their way while these are summed; v comes from L1, which
+        # leaves its registers to them
+        if PREFETCH:
+            b_x = b_next
+            o_n = tl.cast(i + tl.num_programs(0), tl.int64) * ROWS + o_r
+        else:
+            o_n = tl.cast(i, tl.int64) * ROWS + o_r
+        b_next = tl.load(
+            x + o_n[:, None] * stride + o_d[None, :],
+            mask=(o_n < n)[:, None] & m_d[None, :],
+            other=0.0,
+        )
+        if PREFETCH:
+            o_n = tl.cast(i, tl.int64) * ROWS + o_r
+        else:
+            b_x = b_next
+        b_v = tl.load(v + o_d, mask=m_d, other=0.0)
         b_x = tl.cast(b_x, b_v.dtype)
-        b_s = tl.sum(b_x * b_v[None, :], 1) * tl.load(w + o_n, mask=m_n, other=0.0)
+        b_s = tl.sum(b_x * b_v[None, :], 1) * tl.load(w + o_n, mask=o_n < n, other=0.0)
         b_sum += tl.sum(b_x * b_s[:, None], 0)
     if ATOMIC:
         tl.atomic_add(sums + o_d, b_sum, mask=m_d)
@@ -172,16 +192,22 @@ def column_kernel(
 @jit
 def finish_kernel(
     sums, v, ridge, out, size, count, scale: tl.float64, shift: tl.float64,
-    RIDGE: tl.constexpr, BLOCK: tl.constexpr,
+    RIDGE: tl.constexpr, COUNT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    # out = scale (sum of the partial sums, in their order) + shift v + ridge v
+    # out = scale (sum of the partial sums, in an order of their own) + shift v + ridge v
     o = tl.cast(tl.program_id(0), tl.int64) * BLOCK + tl.arange(0, BLOCK)
     m = o < size
     b_v = tl.load(v + o, mask=m, other=0.0)
-    b_sum = tl.zeros([BLOCK], b_v.dtype)
-    for i in range(0, count):
-        b_sum += tl.load(sums + tl.cast(i, tl.int64) * size + o, mask=m, other=0.0)
-    b_out = tl.cast(scale, b_v.dtype) * b_sum + tl.cast(shift, b_v.dtype) * b_v
+    # [COUNT, BLOCK]: many partial sums at once, because one after the other each waits for memory
+    b_sum = tl.zeros([COUNT, BLOCK], b_v.dtype)
+    for i in range(0, tl.cdiv(count, COUNT)):
+        o_c = i * COUNT + tl.arange(0, COUNT)
+        b_sum += tl.load(
+            sums + tl.cast(o_c, tl.int64)[:, None] * size + o[None, :],
+            mask=(o_c < count)[:, None] & m[None, :],
+            other=0.0,
+        )
+    b_out = tl.cast(scale, b_v.dtype) * tl.sum(b_sum, 0) + tl.cast(shift, b_v.dtype) * b_v
     if RIDGE:
         b_out += tl.load(ridge + o, mask=m, other=0.0) * b_v
     tl.store(out + o, b_out, mask=m)
@@ -207,14 +233,14 @@ def launch(
     columns = max(16, power(k))
     if kind == 0 and k == 1 and wide <= MAX_RESIDENT_VECTOR:
         sums = _resident_vector(x, v, data, wide, deterministic)
-    elif max(wide, 16) * columns <= resident_limit(x):
+    elif max(wide, 16) * columns <= MAX_RESIDENT_MATRIX // (2 if v.dtype == torch.float64 else 1):
         sums = _resident_matrix(x, v, kind, data, weights, k, deterministic, precision)
     else:
         sums = _two_phase(x, v, kind, data, weights, k, deterministic, precision)
-    block = 256
+    block = 64
     finish_kernel[(-(-v.numel() // block),)](
         sums, v, v if ridge is None else ridge, out, v.numel(), sums.shape[0], scale, shift,
-        RIDGE=ridge is not None, BLOCK=block, num_warps=4,
+        RIDGE=ridge is not None, COUNT=32, BLOCK=block, num_warps=4,
     )  # fmt: skip
     return out
 
@@ -222,12 +248,6 @@ def launch(
 def power(n: int) -> int:
     """The smallest power of two that is at least n."""
     return 1 << max(n - 1, 0).bit_length()
-
-
-def resident_limit(x: Tensor) -> int:
-    """d k of the resident matrix form. AMD's local memory is 64 KiB, a third of NVIDIA's."""
-    limit = MAX_RESIDENT_MATRIX if torch.version.hip is None else MAX_RESIDENT_MATRIX // 4
-    return limit if x.element_size() <= 4 else limit // 2
 
 
 def _sums(v: Tensor, count: int, deterministic: bool) -> Tensor:
@@ -244,7 +264,7 @@ def _resident_vector(x: Tensor, v: Tensor, w: Tensor, wide: int, deterministic: 
     sums = _sums(v, count, deterministic)
     resident_vector_kernel[(count,)](
         x, v, w, sums, n, d, x.stride(0),
-        ROWS=block, D=wide, ATOMIC=not deterministic, num_warps=16 if wide > 4096 else 8,
+        ROWS=block, D=wide, PREFETCH=wide <= MAX_PREFETCHED, ATOMIC=not deterministic, num_warps=16 if wide > 4096 else 8,
     )  # fmt: skip
     return sums
 
