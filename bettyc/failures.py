@@ -46,13 +46,3 @@ class DivergedError(RunError):
 
 class CallbackError(RunError):
     """The user's Python raised; the original exception is the cause."""
-
-
-class InterruptedRun(RunError):
-    """Stopped from outside; `checkpoint` is the file to resume from, None where none was written."""
-
-    def __init__(self, checkpoint: str | None = None) -> None:
-        super().__init__(
-            "interrupted" if checkpoint is None else f"interrupted; resume with {checkpoint}"
-        )
-        self.checkpoint = checkpoint

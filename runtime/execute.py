@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from bettyc.failures import DivergedError
-from bettyc.plan import Instruction, Repeat, Solve, Start, Step
+from bettyc.failures import DivergedError, RunError
+from bettyc.plan import ENDLESS, Instruction, Repeat, Solve, Start, Step
 from bettyc.runtime.stage import Stage
 
 Program = tuple[Instruction, ...]
@@ -89,7 +89,18 @@ class Executor:
             position[depth] = i
             if self._run(repeat.body):
                 break
+        else:
+            self._exhausted(repeat)
         position.pop()
+
+    def _exhausted(self, repeat: Repeat) -> None:
+        """A loop that only a `stop` should end has not met it."""
+        last = repeat.body[-1]
+        if isinstance(last, Step) and repeat.times == ENDLESS:
+            raise RunError(
+                f"level `{last.level}` did not meet its `stop` in {ENDLESS} updates;"
+                " raise its learning rate, loosen `stop` or set `steps`"
+            )
 
     def _take(self) -> int:
         return self._resume.pop(0) if self._resume else 0

@@ -26,6 +26,7 @@ from bettyc.expr import Graph, Node
 from bettyc.model import Level
 from bettyc.runtime import domains
 from bettyc.runtime.link import Linked
+from bettyc.runtime.modules import raised_in
 from bettyc.runtime.objective import Frame
 from bettyc.runtime.randomness import masks
 
@@ -136,6 +137,18 @@ def build(
     )
 
 
+def guarded(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of the user's whose exceptions say that they are its own."""
+
+    def guard(*inputs: Any) -> Any:
+        try:
+            return call(*inputs)
+        except Exception as error:
+            raise raised_in(name, error) from error
+
+    return guard
+
+
 def plain(name: str) -> str:
     """An identifier out of a dotted name."""
     return re.sub(r"\W", "_", name)
@@ -237,7 +250,7 @@ class _Writer:
 
         function = f"extern_{plain(node.attr('name'))}"
         extern = self.linked.functions[node.attr("name")]
-        self.globals[function] = extern.call
+        self.globals[function] = guarded(node.attr("name"), extern.call)
         self.seeded = self.seeded or self.train
         texts = []
         for position, (arg, text) in enumerate(zip(node.args, operands, strict=True)):

@@ -7,6 +7,7 @@ The module itself only holds the structure: parameters and buffers are passed in
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bettyc.failures import CallbackError, RunError
 from bettyc.runtime.objective import Frame
 
 
@@ -56,6 +58,18 @@ class Network:
         return self.module
 
 
+def raised_in(name: str, error: Exception) -> Exception:
+    """What to raise for an exception out of the user's Python: a CallbackError that says where,
+    but memory that ran out and errors of our own as they are.
+    """
+    if isinstance(error, RunError | torch.OutOfMemoryError | MemoryError):
+        return error
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "/torch/" not in f.filename and not f.filename.endswith(__file__)]
+    place = f", at {own[-1].filename}:{own[-1].lineno}" if own else ""
+    return CallbackError(f"`{name}` raised {type(error).__name__}: {error}{place}")
+
+
 class Caller:
     """Calls a network in training or in evaluation mode. Buffers are those of the frame, and only
     those change; random masks come from the evaluation's seed.
@@ -73,7 +87,10 @@ class Caller:
         buffers = frame.buffers.get(network.key)
         if buffers:
             state |= buffers
-        return functional_call(network.module, state, inputs)
+        try:
+            return functional_call(network.module, state, inputs)
+        except Exception as error:
+            raise raised_in(network.key, error) from error
 
     def bound(self, flat: Tensor, frame: Frame) -> Callable[..., Any]:
         """The network as a function of its inputs, for a Python function that takes it."""
