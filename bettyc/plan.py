@@ -14,6 +14,8 @@ from bettyc.model import Call, Formula, Model, Value
 from bettyc.serial import decode, encode
 
 FORMAT = 1
+# updates after which an inner loop with a `stop` and no `steps` is given up
+ENDLESS = 100_000
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Solve:
 
 @dataclass(frozen=True)
 class Repeat:
+    """Repeat the body, or until the level that the body ends with meets its `stop`."""
+
     times: int
     body: tuple[Instruction, ...]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bettyc.failures import DivergedError, RunError
 from bettyc.model import Level
-from bettyc.plan import LevelPlan
+from bettyc.plan import ENDLESS, LevelPlan
 from bettyc.runtime.domains import free
 from bettyc.runtime.feed import Feed
 from bettyc.runtime.formula import Formula
@@ -31,8 +31,6 @@ from bettyc.runtime.trajectory import Trajectory
 
 # From this size on, updates that nobody replays overwrite their buffers.
 LARGE = 1 << 16
-# Updates after which an optimizer with a `stop` and no `steps` is given up.
-ENDLESS = 100_000
 
 # A gradient of the level at its present variables: (frame) -> loss, gradient; both detached.
 Gradient = Callable[[Frame], tuple[Tensor, Tensor]]

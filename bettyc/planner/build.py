@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from bettyc import __version__
 from bettyc.diagnostics.model import Diagnostic
@@ -14,7 +14,7 @@ from bettyc.hierarchy import Hierarchy
 from bettyc.model import Call, Model
 from bettyc.plan import FORMAT, Candidate, Cost, LevelPlan, Plan, Pull, Repeat, Solve, Step
 from bettyc.planner import choose, cost
-from bettyc.planner.decide import Decisions, decide, pace
+from bettyc.planner.decide import Decisions, decide, inner, pace
 from bettyc.planner.facts import Facts, gather, word
 
 
@@ -54,11 +54,12 @@ def _level(checked: Checked, h: Hierarchy, f: Facts, made: Decisions, precision:
     accumulate = level.setting("accumulate")
     return LevelPlan(
         level.name, optimizer.call, strategy.call, schedule if isinstance(schedule, Call) else None,
-        None if p.solves and f.steps is None else p.steps, f.start, f.stop,
+        None if (p.solves or f.stop is not None) and f.steps is None else p.steps, f.start, f.stop,
         float(clip) if isinstance(clip, int | float) else None,
         accumulate if isinstance(accumulate, int) else 1, word(level.setting("precision"), precision),
         tuple(map(str, freeze)) if isinstance(freeze, tuple) else (str(freeze),),
-        str(f.curvature), f.curvature.convex, f.curvature.mu, f.size, "direct", _dropped(h, f, made.sweeps),
+        str(f.curvature), f.curvature.convex, f.curvature.mu, f.size, made.totals[f.name],
+        _dropped(h, f, made),
         _candidates(checked, optimizer.verdicts), _candidates(checked, strategy.verdicts))
 
 
@@ -72,13 +73,13 @@ def _candidates(checked: Checked, verdicts: Sequence[choose.Verdict]) -> tuple[C
     return tuple(result)
 
 
-def _dropped(h: Hierarchy, f: Facts, sweeps: Mapping[str, tuple[Pull, ...]]) -> tuple[str, ...]:
+def _dropped(h: Hierarchy, f: Facts, made: Decisions) -> tuple[str, ...]:
     """What `curvature = direct` leaves out of this level's Hessian and cross terms, where someone differentiates it."""
-    if not any(pull.level == f.name for sweep in sweeps.values() for pull in sweep):
+    if f.name not in made.pulled or made.totals[f.name] == "total":
         return ()
     return tuple(
         f"the response of `{q}` inside the gradient of `{f.name}`: its Hessian and cross terms hold `{q}` fixed"
-        for q in sorted(h.starred[f.name]) if h.depends(q, f.name))
+        for q in inner(h, f.name))
 
 
 def _warnings(level: LevelPlan) -> list[str]:

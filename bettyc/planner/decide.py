@@ -10,23 +10,33 @@ from bettyc.diagnostics.registry import report
 from bettyc.hierarchy import Hierarchy
 from bettyc.model import Call, Model
 from bettyc.optimizers import OPTIMIZERS
-from bettyc.plan import Instruction, Pull
+from bettyc.plan import ENDLESS, Instruction, Pull
 from bettyc.planner import choose
 from bettyc.planner.facts import Facts, is_zero_sum, span_of
 from bettyc.planner.schedule import ConflictError, Pace, schedule
 
 # strategies that replay a level's updates, which works while those do not themselves take a hypergradient
 REPLAYS = ("unroll", "forward")
+# strategies that are a linear solve, so that a response can be differentiated again
+IMPLICIT = ("exact", "cg", "minres", "gmres")
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """optimizer and strategy of every level, the adjoint sweeps, the schedule of the whole run."""
+    """optimizer and strategy of every level, what its Hessian means ("direct" or "total", DESIGN 3), the
+    adjoint sweeps, the schedule of the whole run.
+    """
 
     optimizers: Mapping[str, choose.Choice]
     strategies: Mapping[str, choose.Choice]
+    totals: Mapping[str, str]
     sweeps: Mapping[str, tuple[Pull, ...]]
     program: tuple[Instruction, ...]
+
+    @property
+    def pulled(self) -> frozenset[str]:
+        """The levels that some hypergradient goes through."""
+        return frozenset(pull.level for sweep in self.sweeps.values() for pull in sweep)
 
 
 def decide(model: Model, facts: Mapping[str, Facts], h: Hierarchy) -> tuple[Decisions | None, list[Diagnostic]]:
@@ -51,7 +61,28 @@ def decide(model: Model, facts: Mapping[str, Facts], h: Hierarchy) -> tuple[Deci
         program = schedule(h, paces, sweeps, steps if isinstance(steps, int) else 100)
     except ConflictError as error:
         return None, [*found, _conflict(facts, error)]
-    return Decisions(optimizers, strategies, sweeps, program), found
+    totals = {n: _total(facts, strategies, h, n) for n in h.levels}
+    return Decisions(optimizers, strategies, totals, sweeps, program), found
+
+
+def inner(h: Hierarchy, level: str) -> list[str]:
+    """The levels that `level` stars and whose solutions move with its variables."""
+    return sorted(q for q in h.starred[level] if h.depends(q, level))
+
+
+def _total(facts: Mapping[str, Facts], strategies: Mapping[str, choose.Choice], h: Hierarchy, level: str) -> str:
+    """Direct or total curvature. `auto` takes total where every level inside is small, known and solved for."""
+    said = facts[level].level.setting("curvature")
+    inside = inner(h, level)
+    if isinstance(said, Call) and said.name != "auto":
+        return said.name
+    if not inside or facts[level].level.task is not None:
+        return "direct"
+    affordable = all(
+        f.size is not None and f.size <= choose.DENSE and not f.noisy and f.level.task is None
+        for f in (facts[level], *(facts[q] for q in h.below[level])))
+    implicit = all(strategies[q].call.name in IMPLICIT for q in h.below[level])
+    return "total" if affordable and implicit else "direct"
 
 
 def _strategy(f: Facts, facts: Mapping[str, Facts], h: Hierarchy, optimizer: Call) -> choose.Choice:
@@ -65,6 +96,9 @@ def _strategy(f: Facts, facts: Mapping[str, Facts], h: Hierarchy, optimizer: Cal
 
 
 def pace(f: Facts, optimizer: Call) -> Pace:
+    """A level that stars others and has a `stop` repeats its steps with what is below them, until it is met."""
+    if f.stop is not None and f.nested:
+        return Pace(f.steps or ENDLESS, False, f.start)
     return Pace(f.steps or 1, OPTIMIZERS[optimizer.name].solves or f.stop is not None, f.start)
 
 

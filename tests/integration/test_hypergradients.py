@@ -7,6 +7,7 @@ import itertools
 import bettyc
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
 
 RIDGE = """
@@ -232,6 +233,33 @@ def test_three_levels_match_their_closed_form_with_direct_curvature(data: dict[s
 
     assert relative(got, want) <= 1e-8
     assert abs(mu - 0.3) > 1e-3  # the top level moved
+
+
+def test_three_levels_match_finite_differences_of_the_nested_problem(data: dict[str, dict[str, np.ndarray]]) -> None:
+    """`total`: the top level's loss with `reg` at the minimum of its reduced objective, and `fit` at its own."""
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(20, 6))
+    sets = {**data, "meta": {"x": x, "y": x @ rng.normal(size=6)}}
+    text = THREE.replace("optimizer = adam(lr = 0.05)\n  steps     = 5\n  curvature = direct",
+                         "optimizer = sgd(lr = 0.5)\n  stop      = grad_norm < 1e-12\n  curvature = total")
+    assert "total" in text
+    run = bettyc.loads(text).compile(data=sets).start(seed=0)
+    found = run.hypergrad("prior")
+
+    def reg_gradient(a: np.ndarray, mu: float, tau: float) -> np.ndarray:
+        h, w = solve(sets, a)
+        return 2 * np.exp(tau) * (a - mu) - np.exp(a) * w * np.linalg.solve(h, cotangent(sets, w))
+
+    def nested(p: np.ndarray) -> float:
+        a = scipy.optimize.root(reg_gradient, np.zeros(6), args=(p[0], p[1]), tol=1e-13).x
+        w = solve(sets, a)[1]
+        return float(np.mean((x @ w - sets["meta"]["y"]) ** 2))
+
+    p, eps = np.array([0.3, -1.0]), 1e-4
+    want = np.array([(nested(p + eps * e) - nested(p - eps * e)) / (2 * eps) for e in np.eye(2)])
+    got = np.array([found["mu"].item(), found["log_tau"].item()])
+
+    assert relative(got, want) <= 1e-6
 
 
 def ladder(count: int) -> str:
