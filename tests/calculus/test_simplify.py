@@ -103,6 +103,8 @@ IDENTITIES: list[tuple[Callable[[World], Term], str]] = [
     (lambda v: v.s.expand_to((D,)).call("exp"), "expand(exp(s))"),
     (lambda v: v.s.expand_to((D,)).call("mean"), "s"),
     (lambda v: v.s.expand_to((D,)).sum(), "mul(s, size)"),
+    (lambda v: v.x.expand_to((N, D)).sum(0), "mul(size, x)"),
+    (lambda v: v.x.expand_to((N, D)).sum(), "sum(expand(x))"),
     (lambda v: v.s.expand_to((D, D)).index_with(("all",), ("at", 0)), "expand(s)"),
     (lambda v: v.x.index_with(("all",)), "x"),
     (lambda v: v.x.call("gt", 0.0).call("where", v.y, v.y), "y"),

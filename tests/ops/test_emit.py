@@ -123,3 +123,34 @@ def test_parentheses(seed: int) -> None:
     torch.testing.assert_close(found.double(), wide, rtol=1e-6, atol=1e-12, equal_nan=True)
     again = function(graph, [term.index], name="f", leaf=leaf)
     assert again == function(graph, [term.index], name="f", leaf=leaf)
+
+
+def fused(term: Term) -> str:
+    """What a fused function returns."""
+    text = function(term.graph, [term.index], name="f", leaf=leaf, autograd=False, fused=True)
+    return text.split("return ")[1].strip()
+
+
+def test_fused_text_adds_products_in_one_call_and_writes_in_place() -> None:
+    graph = Graph()
+    n, d, k = (number(i) for i in (4, 3, 2))
+    x, w, y = var(graph, "x", n, d), var(graph, "w", d), var(graph, "y", n)
+    big, bias, wide = var(graph, "W", d, k), var(graph, "b", k), var(graph, "Z", n, k)
+    assert fused((x @ w).call("sigmoid") - y) == "(x @ w).sigmoid_().sub_(y)"
+    assert fused(y + x @ w) == "torch.addmv(y, x, w)"
+    assert fused(x @ w - y) == "torch.addmv(y, x, w, beta=-1)"
+    assert fused(y - 3.0 * (x @ w)) == "torch.addmv(y, x, w, alpha=-3)"
+    assert fused(y - -(x @ w)) == "torch.addmv(y, x, w)"
+    assert fused(w + (y @ x) / 8.0) == "torch.addmv(w, x.mT, y, alpha=0.125)"
+    assert fused(y * y + x @ w) == "(y * y).addmv_(x, w)"
+    assert fused(x @ big + bias) == "torch.addmm(b, x, W)"
+    assert fused(wide * 2.0 - x @ big) == "(Z * 2.0).addmm_(x, W, alpha=-1)"
+    product = x @ w
+    assert "addmv" not in fused(product.call("exp") * (y + product))  # the product is read twice
+    assert fused(y.call("exp") * 2.0) == "torch.exp(y).mul_(2.0)"
+    assert fused(y - y.call("exp")) == "y - torch.exp(y)"
+    assert fused(y.call("exp") + bias.sum()) == "torch.exp(y).add_(torch.sum(b))"
+    assert fused(bias.call("exp").sum() + y) == "torch.sum(torch.exp(b)) + y"
+    assert fused(y.index_with(("slice", 0, 2)) * bias) == "y[0:2] * b"  # a view of an argument
+    with pytest.raises(ValueError, match="autograd"):
+        function(graph, [product.index], name="f", leaf=leaf, fused=True)
