@@ -7,7 +7,7 @@ values: from the level that is read to the level that reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -166,28 +166,56 @@ def paths(graph: networkx.MultiDiGraph[str], root: str, limit: int = 64) -> list
     Each is a simple cycle through `root` along differentiated edges, among `root` and the levels
     below it. At most `limit` of them are listed: a ladder of k diamonds has 2^k.
     """
-    import networkx
-
     inside = {root, *graph.graph["below"][root]}
-    # The root is split in two, so that a cycle through it is a path from one half to the other.
-    half: networkx.DiGraph[tuple[str, int]] = networkx.DiGraph()
+    adjacent: dict[str, list[str]] = {name: [] for name in sorted(inside)}
     for start, end, kind in sorted(graph.edges(keys=True)):
-        if kind in DIFFERENTIATED and start in inside and end in inside:
-            half.add_edge((start, 0), (end, int(end == root)))
-    source, target = (root, 0), (root, 1)
-    if source not in half or target not in half:
-        return []
-    # Dead ends would cost time, and a view's order would depend on the hash seed.
-    useful = (networkx.descendants(half, source) & networkx.ancestors(half, target)) | {
-        source,
-        target,
-    }
-    live: networkx.DiGraph[tuple[str, int]] = networkx.DiGraph()
-    live.add_edges_from((a, b) for a, b in half.edges if a in useful and b in useful)
-    if source not in live:
-        return []
-    found = islice(networkx.all_simple_paths(live, source, target), limit)
-    return sorted((tuple(name for name, _ in path) for path in found), key=lambda p: (len(p), p))
+        if kind in DIFFERENTIATED and {start, end} <= inside and end not in adjacent[start]:
+            adjacent[start].append(end)
+    found = islice(_circuits(adjacent, root), limit)
+    return sorted(found, key=lambda path: (len(path), path))
+
+
+def _circuits(
+    adjacent: Mapping[str, Sequence[str]], root: str
+) -> Generator[tuple[str, ...], None, None]:
+    """Every simple cycle through `root`, with polynomial time between one and the next.
+
+    Johnson, Finding all the elementary circuits of a directed graph, SIAM J. Comput. 4 (1975): a
+    node from which the path at hand cannot be closed is blocked until a node behind it is freed.
+    NetworkX has the algorithm for all cycles of a graph at once; those of one root are far fewer.
+    """
+    path: list[str] = []
+    blocked: set[str] = set()
+    waiting: dict[str, set[str]] = {name: set() for name in adjacent}
+
+    def free(name: str) -> None:
+        pending = [name]
+        while pending:
+            current = pending.pop()
+            if current in blocked:
+                blocked.remove(current)
+                pending += waiting[current]
+                waiting[current].clear()
+
+    def extend(name: str) -> Generator[tuple[str, ...], None, bool]:
+        closed = False
+        path.append(name)
+        blocked.add(name)
+        for following in adjacent[name]:
+            if following == root:
+                yield (*path, root)
+                closed = True
+            elif following not in blocked:
+                closed = (yield from extend(following)) or closed
+        path.pop()
+        if closed:
+            free(name)
+        else:
+            for following in adjacent[name]:
+                waiting[following].add(name)
+        return closed
+
+    yield from extend(root)
 
 
 def between(found: Iterable[Edge], first: str, second: str) -> list[Edge]:

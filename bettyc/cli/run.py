@@ -215,8 +215,8 @@ def _outputs(run: Run, folder: Folder, watch: Watcher, s: Settings) -> Iterator[
         if isinstance(setting, Call):
             folder.regular(run, output, setting)
         for solve in output.reports:
-            if solve.severe and not s.quiet and solve.note not in told:
-                told.add(solve.note)
+            if solve.severe and not s.quiet and solve.level not in told:
+                told.add(solve.level)
                 said(f"warning: step {output.step}, through `{solve.level}`: {solve.note}")
         yield output
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 from bettyc.graph import ends
 from bettyc.model import Call, Formula, Level, Value
 from bettyc.plan import Candidate, Instruction, LevelPlan, Plan, Pull, Repeat, Solve, Start, Step
+from bettyc.optimizers import OPTIMIZERS
+from bettyc.schedules import SCHEDULES
 from bettyc.settings import show
+from bettyc.strategies import STRATEGIES
 
 COMMENT = 34  # column where the remark on an instruction begins
-KEEP = {"lr", "tol", "iters", "terms", "eps", "damping", "steps", "truncate", "momentum"}
 
 
 def text(plan: Plan, why: bool = False) -> str:
@@ -134,7 +137,9 @@ def _levels(plan: Plan) -> Iterator[str]:
         if reads:
             yield f"{pad}reads {reads}"
         shape = f"{pad}class {planned.curvature}"
-        if planned.mu is not None and planned.mu > 0:
+        if planned.curvature == "constant":
+            shape += ": its own variables enter through responses only"
+        elif planned.mu is not None and planned.mu > 0:
             shape += f", strongly convex (at least {planned.mu:g})"
         elif planned.convex:
             shape += ", convex"
@@ -201,16 +206,21 @@ def _reasons(candidates: Sequence[Candidate], indent: str) -> Iterator[str]:
 
 
 def call(value: Call) -> str:
-    """`cg(tol = 1e-06)`; zeros, which mean "choose", and flags that are off are left out."""
+    """`cg(tol = 1e-10)`: the options that are not at their defaults, and always the learning rate."""
+    defaults = _defaults(value.name)
     words = [show_value(v) for v in value.positional]
-    words += [f"{k} = {show_value(v)}" for k, v in value.named if _matters(k, v)]
+    words += [
+        f"{k} = {show_value(v)}" for k, v in value.named if k == "lr" or defaults.get(k, ...) != v
+    ]
     return f"{value.name}({', '.join(words)})" if words else value.name
 
 
-def _matters(key: str, value: Value) -> bool:
-    if isinstance(value, bool):
-        return value
-    return bool(value) if key in KEEP else value not in (None, 0, 0.0, "none", ())
+def _defaults(name: str) -> dict[str, object]:
+    """The defaults of an optimizer, strategy or schedule; no two of them share a name but `exact`."""
+    for known in ({**OPTIMIZERS, **STRATEGIES}, SCHEDULES):
+        if name in known:
+            return {f.name: f.default for f in dataclasses.fields(known[name])}
+    return {}
 
 
 def show_value(value: Value) -> str:

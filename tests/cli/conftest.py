@@ -65,8 +65,8 @@ class _Input(io.StringIO):
 def bettyc(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Bettyc:
-    """Run `bettyc ARGUMENTS` in a new folder that holds good.mlo, forgotten.mlo (a star is missing) and
-    wrong.mlo (16:26 names what is not there).
+    """Run `bettyc ARGUMENTS` in a new folder that holds good.mlo, forgotten.mlo (without its star)
+    and wrong.mlo (16:26 names what is not there).
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NO_COLOR", raising=False)

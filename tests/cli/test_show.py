@@ -53,8 +53,9 @@ def test_output_that_cannot_be_written_is_exit_code_2(bettyc: Bettyc) -> None:
 def test_info_tells_where_each_value_came_from(bettyc: Bettyc, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("[tune.optimizer]\nlr = 0.5\n")
     result = bettyc(
-        "info", "--json", "good.mlo", "--profile", "one", "--config", "c.toml", "--set", "run.seed=7"
-    )
+        "info", "--json", "good.mlo",
+        "--profile", "one", "--config", "c.toml", "--set", "run.seed=7",
+    )  # fmt: skip
 
     content = json.loads(result.out)
     found = {s["path"]: s for level in content["levels"] for s in level["settings"]}

@@ -1,0 +1,172 @@
+"""`bettyc gradcheck`: are the planned hypergradients those of the nested problem?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bettyc.cli.common import (
+    Failed,
+    Settings,
+    global_options,
+    program_options,
+    read_program,
+    report,
+    said,
+    settings,
+    sound,
+)
+from bettyc.failures import InputError, RunError
+
+if TYPE_CHECKING:
+    from bettyc.runtime.gradcheck import Comparison
+    from bettyc.runtime.run import Run
+
+REFERENCES = ("unroll", "differences")
+
+
+@click.command("gradcheck")
+@click.argument("file", metavar="FILE|-")
+@click.option(
+    "--level", "levels", multiple=True, metavar="LEVEL", help="Check this level only. Repeatable."
+)
+@click.option(
+    "--against",
+    default=",".join(REFERENCES),
+    show_default=True,
+    metavar="REF,...",
+    help="unroll: descent to convergence, run backwards; differences: everything solved anew.",
+)
+@click.option(
+    "--rtol",
+    type=click.FloatRange(min=0),
+    default=1e-3,
+    show_default=True,
+    help="Largest relative error that passes.",
+)
+@click.option(
+    "--after",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Run N updates of the top level first.",
+)
+@click.option(
+    "--most",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="Compare at most N coordinates of a variable.",
+)
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed, in place of run.seed.")
+@program_options
+@global_options("text", "json")
+def command(
+    file: str,
+    levels: tuple[str, ...],
+    against: str,
+    rtol: float,
+    after: int,
+    most: int,
+    seed: int | None,
+    **parameters: Any,
+) -> None:
+    """Compare every hypergradient of a program with references that share no code with it.
+
+    Everything is computed in fp64 unless `--set run.precision=...` says otherwise. The exit code is
+    1 when an error is larger than --rtol: the plan's strategy is then an approximation, and this is
+    how good it is.
+    """
+    s = settings(parameters)
+    names = tuple(word.strip() for word in against.split(",") if word.strip())
+    for name in names:
+        if name not in REFERENCES:
+            raise click.UsageError(f"--against knows {', '.join(REFERENCES)}, not `{name}`")
+    s = replace(s, options=replace(s.options, set=(("run.precision", "fp64"), *s.options.set)))
+    run = _started(file, s, seed)
+    wanted = [n for n in reversed(run.plan.order) if run.plan.sweep(n)]
+    for level in levels:
+        if level not in wanted:
+            said(f"error: `{level}` has no hypergradient; levels that have: {', '.join(wanted)}")
+            raise Failed(2)
+    rows = _rows(run, [n for n in wanted if not levels or n in levels], names, most, after)
+    _print(rows, rtol, s)
+    if any(not row.relative_error <= rtol for row in rows):
+        raise Failed(1)
+
+
+def _started(file: str, s: Settings, seed: int | None) -> Run:
+    from bettyc.api import MloError, Program
+
+    checked = sound(read_program(file, s), s)
+    try:
+        compiled = Program(checked).compile(seed=seed)
+        return compiled.start(include=s.options.include)
+    except MloError as error:
+        found = error.diagnostics
+    except InputError as error:
+        found = error.diagnostics
+    report(found, checked.sources, s)
+    raise Failed(1)
+
+
+def _rows(
+    run: Run, levels: list[str], against: tuple[str, ...], most: int, after: int
+) -> list[Comparison]:
+    from bettyc.runtime.report import SolveError
+
+    try:
+        for _ in range(after):
+            run.step()
+        return [row for level in levels for row in compare(run, level, against, most)]
+    except (RunError, SolveError) as error:
+        said(f"error: {error}")
+        raise Failed(3) from None
+
+
+def compare(run: Run, level: str, against: tuple[str, ...], most: int) -> tuple[Comparison, ...]:
+    """The comparisons of one level, at the run's present variables. Changes the run."""
+    import torch
+
+    from bettyc.runtime import checkpoint
+    from bettyc.runtime.gradcheck import Piece, gradcheck
+    from bettyc.runtime.nesting import Nest
+    from bettyc.runtime.response import Point
+
+    stage = run.stages[level]
+    kept = checkpoint.capture(run)
+    frames = {n: other.feed.current() for n, other in run.stages.items() if n != level}
+    frames[level] = stage.feed.next()
+    checkpoint.restore(run, kept)
+    objectives = {n: other.objective for n, other in run.stages.items()}
+    nest = Nest({n: objective.reads for n, objective in objectives.items()}, run.plan.order)
+    point = Point(nest, objectives, frames, dict(run.state.theta))
+    pieces = [Piece(p.name, p.start, p.stop) for p in stage.layout.slots if p.trainable]
+
+    def planned(theta: Any) -> torch.Tensor:
+        run.state.theta.update({n: t.detach().clone() for n, t in theta.items()})
+        return run.hypergrad(level, respond=False).flat * stage.sign
+
+    return gradcheck(level, planned, point, pieces, against, most)
+
+
+def _print(rows: list[Comparison], rtol: float, s: Settings) -> None:
+    if s.format == "json":
+        content = [asdict(row) | {"passed": row.relative_error <= rtol} for row in rows]
+        click.echo(json.dumps(content, indent=2))
+        return
+    table = [("variable", "against", "relative error", "cosine", "ratio", "")]
+    for row in rows:
+        verdict = "ok" if row.relative_error <= rtol else f"more than {rtol:g}"
+        table.append((
+            f"{row.root}.{row.variable}", row.reference, f"{row.relative_error:.2e}",
+            f"{row.cosine:.6f}", f"{row.norm_ratio:.6f}", verdict,
+        ))  # fmt: skip
+    widths = [max(len(line[i]) for line in table) for i in range(6)]
+    for line in table:
+        click.echo("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip())
