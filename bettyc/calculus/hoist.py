@@ -12,8 +12,8 @@ from typing import NamedTuple
 from bettyc.expr import LEAVES, Graph
 from bettyc.ops.term import Term
 
-# Better written where they are used: the operand is hoisted instead. A transpose is hoisted, because
-# making it costs as much as a product does on small problems.
+# Better written where they are used: the operand is hoisted instead. A transpose is hoisted itself,
+# because making it costs as much as a product does on small problems.
 VIEWS = frozenset({"reshape", "expand", "size"})
 
 
