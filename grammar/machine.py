@@ -115,7 +115,8 @@ class Machine:
                 depth += 1
                 if depth > DEEPEST:
                     raise TooDeep(start, end)
-                value = self._actions[number](_children(rule, below), start, end)
+                last = self.ends[-2] if rule.ended else end
+                value = self._actions[number](_children(rule, below), start, last)
             for stack in (states, values, self.starts, self.ends, self.depths):
                 del stack[-size:]
         states.append(self.tables.gotos[states[-1]][rule.origin])

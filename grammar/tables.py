@@ -20,7 +20,7 @@ import bettyc
 GRAMMAR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "mlo.lark")
 STARTS = ("file", "expression")
 # The layout of the stored tables; part of the file's name.
-LAYOUT = 1
+LAYOUT = 2
 
 
 class Rule(NamedTuple):
@@ -28,7 +28,8 @@ class Rule(NamedTuple):
 
     `origin` is the nonterminal, `name` what is built (its alias, or `origin`). In `plan` an entry
     `i >= 0` is the i-th symbol, -1 an optional part that is absent, `-2 - i` the i-th symbol's
-    list, spliced in. A `helper` gathers a repetition; a `unit` rule passes its one symbol on.
+    list, spliced in. A `helper` gathers a repetition; a `unit` rule passes its one symbol on; the
+    last symbol of an `ended` one is a semicolon, which is no part of what it builds.
     """
 
     origin: str
@@ -37,6 +38,7 @@ class Rule(NamedTuple):
     plan: tuple[int, ...]
     helper: bool
     unit: bool
+    ended: bool
 
 
 class Tables(NamedTuple):
@@ -136,7 +138,7 @@ def _unpack(stored: dict[str, Any]) -> Tables:
     return Tables(
         actions=tuple(stored["actions"]),
         gotos=tuple(stored["gotos"]),
-        rules=tuple(Rule(o, s, n, tuple(p), h, u) for o, s, n, p, h, u in stored["rules"]),
+        rules=tuple(Rule(o, s, n, tuple(p), *marks) for o, s, n, p, *marks in stored["rules"]),
         starts={name: (first, final) for name, (first, final) in stored["starts"].items()},
         words=stored["words"],
         operators=stored["operators"],
@@ -217,4 +219,5 @@ def _rule(row: dict[str, Any]) -> list[Any]:
             plan.append(at)
         at += 1
     unit = bool(options["expand1"] and not row["alias"] and at == 1 and plan == [0])
-    return [origin, at, row["alias"] or origin, plan, origin.startswith("_"), unit]
+    ended = at > 0 and row["expansion"][-1]["name"] == "SEMICOLON"
+    return [origin, at, row["alias"] or origin, plan, origin.startswith("_"), unit, ended]
