@@ -60,8 +60,7 @@ def _dependencies(h: Hierarchy) -> Iterator[tuple[str, str, str, Read]]:
         for r, read in h.implied[p].items():
             yield "implied", r, p, read
         for q, read in h.value[p].items():
-            if p in h.below[q]:
-                yield "u2l", p, q, read
+            yield "u2l", p, q, read
 
 
 def _samples(model: Model, sources: Mapping[str, Source]) -> Iterator[tuple[str, str, Span]]:

@@ -14,7 +14,7 @@ import networkx
 import pytest
 
 from bettyc.driver import check, check_file
-from bettyc.graph import between, build, edges, graph_edges, paths
+from bettyc.graph import _circuits, between, build, edges, graph_edges, paths
 from bettyc.pictures import FORMATS, draw
 from bettyc.pictures.layout import layout
 from bettyc.pictures.text import order
@@ -122,6 +122,18 @@ def test_paths_agree_with_networkx_on_a_ladder() -> None:
         assert set(paths(graph, root, 10_000)) == turned
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_circuits_agree_with_networkx_on_random_graphs(seed: int) -> None:
+    graph = networkx.gnp_random_graph(8, 0.3, seed=seed, directed=True)
+    adjacent = {str(n): [str(m) for m in graph.successors(n)] for n in graph}
+    cycles = [[str(n) for n in c] for c in networkx.simple_cycles(graph) if 0 in c]
+    turned = {(*c[c.index("0") :], *c[: c.index("0")], "0") for c in cycles}
+
+    found = list(_circuits(adjacent, "0"))
+    assert len(found) == len(turned)
+    assert set(found) == turned
+
+
 def test_dead_ends_take_no_time() -> None:
     """Every way down this ladder that goes deeper than one diamond has to come back past itself."""
     graph = graph_of(ladder(24))
@@ -158,6 +170,12 @@ def test_the_other_kinds() -> None:
         level two { var y : real = 1  minimize y^2 - y * detach(one.x) optimizer = sgd(lr = 0.1) }
     """)
 
+    both = graph_of("""
+        level low { var v : real = 1  minimize (v - top.w)^2 }
+        level top { var w : real = 1  minimize (detach(low*.v) - w)^2 + low*.v^2
+                    optimizer = sgd(lr = 0.1) }""")
+
+    assert {k for _, _, k in both.edges(keys=True)} == {"l2u", "u2l"}
     assert {(a, b, k) for a, b, k in frozen.edges(keys=True)} == {
         ("low", "top", "frozen"), ("top", "low", "u2l")}  # fmt: skip
     assert paths(frozen, "top") == []
