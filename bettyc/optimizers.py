@@ -80,6 +80,122 @@ class RMSprop:
 
 
 @dataclass(frozen=True)
+class Adagrad:
+    """Adagrad, Duchi et al. 2011"""
+
+    lr: float = 1e-2
+    lr_decay: float = 0.0
+    weight_decay: float = 0.0
+    initial_accumulator_value: float = 0.0
+    eps: float = 1e-10
+    differentiable: ClassVar[bool] = True
+    solves: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Adadelta:
+    """Adadelta, Zeiler 2012"""
+
+    lr: float = 1.0
+    rho: float = 0.9
+    eps: float = 1e-6
+    weight_decay: float = 0.0
+    differentiable: ClassVar[bool] = False
+    solves: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Adamax:
+    """Adam in the maximum norm"""
+
+    lr: float = 2e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    differentiable: ClassVar[bool] = False
+    solves: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class NAdam:
+    """Adam with Nesterov momentum, Dozat 2016"""
+
+    lr: float = 2e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    momentum_decay: float = 4e-3
+    decoupled_weight_decay: bool = False
+    differentiable: ClassVar[bool] = False
+    solves: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class RAdam:
+    """rectified Adam, Liu et al. 2020"""
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    decoupled_weight_decay: bool = False
+    differentiable: ClassVar[bool] = False
+    solves: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Rprop:
+    """resilient propagation, for full batches"""
+
+    lr: float = 1e-2
+    etas: tuple[float, float] = (0.5, 1.2)
+    step_sizes: tuple[float, float] = (1e-6, 50.0)
+    differentiable: ClassVar[bool] = False
+    solves: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class ASGD:
+    """averaged SGD, Polyak and Juditsky 1992"""
+
+    lr: float = 1e-2
+    lambd: float = 1e-4
+    alpha: float = 0.75
+    t0: float = 1e6
+    weight_decay: float = 0.0
+    differentiable: ClassVar[bool] = False
+    solves: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Adafactor:
+    """Adafactor, Shazeer and Stern 2018; eps1 = 0 takes the precision's"""
+
+    lr: float = 1e-2
+    beta2_decay: float = -0.8
+    eps1: float = 0.0
+    eps2: float = 1e-3
+    d: float = 1.0
+    weight_decay: float = 0.0
+    differentiable: ClassVar[bool] = False
+    solves: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Muon:
+    """Muon for matrices, AdamW for everything else (Jordan et al. 2024)"""
+
+    lr: float = 1e-3
+    weight_decay: float = 0.1
+    momentum: float = 0.95
+    nesterov: bool = True
+    ns_steps: int = 5
+    eps: float = 1e-7
+    differentiable: ClassVar[bool] = False
+    solves: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
 class LBFGS:
     """L-BFGS with strong-Wolfe line search; runs until the gradient norm is below `tol`"""
 
@@ -118,6 +234,15 @@ OPTIMIZERS: dict[str, type[Any]] = {
     "adam": Adam,
     "adamw": AdamW,
     "rmsprop": RMSprop,
+    "adagrad": Adagrad,
+    "adadelta": Adadelta,
+    "adamax": Adamax,
+    "nadam": NAdam,
+    "radam": RAdam,
+    "rprop": Rprop,
+    "asgd": ASGD,
+    "adafactor": Adafactor,
+    "muon": Muon,
     "lbfgs": LBFGS,
     "newton": Newton,
 }

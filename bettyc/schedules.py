@@ -63,6 +63,67 @@ class Warmup:
     steps: int = 100
 
 
+@dataclass(frozen=True)
+class Constant:
+    """`factor` times the learning rate for `total` steps, then all of it (ConstantLR)"""
+
+    factor: float = 1 / 3
+    total: int = 5
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """cosines, each `mult` times as long as the one before (CosineAnnealingWarmRestarts)"""
+
+    period: int = 100
+    mult: int = 1
+    min: float = 0.0
+
+
+@dataclass(frozen=True)
+class Cyclic:
+    """up to `max` and down again, in `up` and `down` steps; down = 0: as up (CyclicLR)"""
+
+    max: float = 0.1
+    up: int = 2000
+    down: int = 0
+    mode: str = "triangular"
+    gamma: float = 1.0
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """one rise to `max` and one long fall (OneCycleLR); max = 0: the learning rate"""
+
+    max: float = 0.0
+    total: int = 0
+    start: float = 0.3  # share of the steps in which it rises
+    anneal: str = "cos"
+    div: float = 25.0
+    final_div: float = 1e4
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """one schedule after another, changing at the milestones (SequentialLR)"""
+
+    schedules: object = ()
+    milestones: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """multiply by factor when the level's loss has not fallen for `patience` updates of the top
+    level
+    """
+
+    factor: float = 0.1
+    patience: int = 10
+    threshold: float = 1e-4
+    cooldown: int = 0
+    min: float = 0.0
+
+
 SCHEDULES: dict[str, type] = {
     "step": Step,
     "multistep": MultiStep,
@@ -71,4 +132,10 @@ SCHEDULES: dict[str, type] = {
     "linear": Linear,
     "polynomial": Polynomial,
     "warmup": Warmup,
+    "constant": Constant,
+    "restarts": Restarts,
+    "cyclic": Cyclic,
+    "onecycle": OneCycle,
+    "sequential": Sequential,
+    "plateau": Plateau,
 }

@@ -25,8 +25,10 @@ from bettyc import emit
 from bettyc.expr import Graph, Node
 from bettyc.model import Level
 from bettyc.runtime import domains
+from bettyc.runtime.closed import Closed, closed
 from bettyc.runtime.link import Linked
 from bettyc.runtime.modules import raised_in
+from bettyc.runtime.naming import argument, plain, source
 from bettyc.runtime.objective import Frame
 from bettyc.runtime.randomness import masks
 
@@ -45,8 +47,9 @@ class Formula:
     """A formula of flat variables and a frame; for an objective,
     `bettyc.runtime.objective.Objective`.
 
-    text: the Python source. buffers: what the last evaluation left in the module buffers it read,
-    copies that the executor may keep after a step (`buffers[level.module][name]`).
+    text: the Python source. closed: its derivatives by formula, where it has them. buffers: what
+    the last evaluation left in the module buffers it read, copies that the executor may keep
+    after a step (`buffers[level.module][name]`).
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Formula:
         self._device = device
         self._autocast = autocast
         self._plain = not (seeded or networks or autocast)
+        self.closed: Closed | None = None
 
     def __call__(self, theta: Mapping[str, Tensor], frame: Frame) -> Any:
         if self._plain:
@@ -102,7 +106,11 @@ def objective(linked: Linked, level: Level) -> Formula:
     reads = [level.name, *(r.level for r in level.reads if not r.detached)]
     name = plain(level.name)
     autocast = AUTOCAST.get(linked.plan.level(level.name).precision)
-    return build(linked, name, level.name, [node], tuple(dict.fromkeys(reads)), autocast=autocast)
+    levels = tuple(dict.fromkeys(reads))
+    found = build(linked, name, level.name, [node], levels, autocast=autocast)
+    if linked.plan.opt > 0:
+        found.closed = closed(linked, level, node, levels)
+    return found
 
 
 def build(
@@ -149,11 +157,6 @@ def guarded(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     return guard
 
 
-def plain(name: str) -> str:
-    """An identifier out of a dotted name."""
-    return re.sub(r"\W", "_", name)
-
-
 class _Writer:
     """Writes one formula and the bodies of the replicas in it."""
 
@@ -171,11 +174,12 @@ class _Writer:
         sources: dict[str, str] = {}
 
         def leaf(index: int, node: Node) -> str:
-            argument = self._name(node)
-            while sources.get(argument, self._source(node)) != self._source(node):
-                argument += "_"
-            sources[argument] = self._source(node)
-            return argument
+            word = argument(node)
+            text = source(self.linked, node)
+            while sources.get(word, text) != text:
+                word += "_"
+            sources[word] = text
+            return word
 
         def opaque(index: int, node: Node, operands: Sequence[str]) -> str:
             return getattr(self, f"_{node.op}")(name, index, node, operands)  # type: ignore[no-any-return]
@@ -199,28 +203,6 @@ class _Writer:
         lines.append(f"    return {name}(")
         lines += [f"        {value}," for value in values]
         return "\n".join([*lines, "    )"])
-
-    def _name(self, node: Node) -> str:
-        named = dict(node.attrs)
-        if node.op in ("var", "module"):
-            return plain(f"{named['level']}_{named['name']}")
-        owner = named.get("data") or named.get("draw") or named.get("level")
-        field = named.get("field")
-        return plain(f"{owner}_{field}" if field else str(owner))
-
-    def _source(self, node: Node) -> str:
-        """Where a leaf's tensor is."""
-        named = dict(node.attrs)
-        if node.op in ("var", "module"):
-            level = named["level"]
-            return self.linked.layouts[level].text(
-                named["name"], f'theta["{level}"]', f'frame.buffers["{level}"]["frozen"]'
-            )
-        field = named.get("field") or ""
-        if node.op == "task":
-            level = named["level"]
-            return f'frame.tasks["{level}"][frame.replica["{level}"]]["{field}"]'
-        return f'columns["{named.get("data") or named.get("draw")}", "{field}"]'
 
     def _network(self, index: int) -> str:
         """The global name of the network that a value's parameters belong to."""

@@ -25,6 +25,7 @@ from bettyc.runtime.assemble import Assembly, assemble, device_of
 from bettyc.runtime.execute import Executor, Stopped
 from bettyc.runtime.nesting import Nest
 from bettyc.runtime.objective import Frame
+from bettyc.runtime.optimizers.schedules import Plateau
 from bettyc.runtime.report import Hypergradient, Report
 from bettyc.runtime.response import Point, Reduced
 from bettyc.runtime.stage import Stage
@@ -183,6 +184,9 @@ class Run:
         evaluated = self._evaluates(step)
         values = self.metrics() if evaluated else {}
         loss = {name: float(value) for name, value in losses.items()}
+        for name, stage in self.stages.items():
+            if isinstance(stage.options.rates, Plateau) and name in loss:
+                stage.options.rates.look(loss[name] * stage.sign)
         stopped = self._early(loss, values)
         reports = tuple(r for name in self.plan.order for r in self.reports.get(name, ()))
         norms = {name: float(value) for name, value in self._norms.items()}

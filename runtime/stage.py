@@ -21,11 +21,11 @@ from bettyc.runtime.formula import Formula
 from bettyc.runtime.layout import Layout
 from bettyc.runtime.link import Linked
 from bettyc.runtime.objective import Frame
-from bettyc.runtime.optimizers import RULES
+from bettyc.runtime.optimizers import View, rule_of
 from bettyc.runtime.optimizers.arithmetic import InPlace, Pure
 from bettyc.runtime.optimizers.rate import Options
 from bettyc.runtime.optimizers.solvers import SOLVERS, Solved
-from bettyc.runtime.products import Products, first_derivative, replica
+from bettyc.runtime.products import Products, gradients, products, replica
 from bettyc.runtime.state import State, fresh
 from bettyc.runtime.trajectory import Trajectory
 
@@ -65,7 +65,8 @@ class Stage:
         self.options = options
         self.seed = seed
         self.replicas = replicas
-        self.rule = RULES.get(self.plan.optimizer.name)
+        views = [View(s.start, s.stop, s.free) for s in self.layout.slots if s.trainable]
+        self.rule = rule_of(self.plan.optimizer.name, views)
         self.accumulate = max(self.plan.accumulate, 1)
         self.losses: list[Tensor] = []
         self.sign = -1.0 if level.sense == "maximize" else 1.0
@@ -258,6 +259,9 @@ class Stage:
         Module buffers that this changes are kept: it is the evaluation that a step is made of.
         """
         name, theta = self.name, self.theta
+        if self.objective.closed is not None and self.replicas is None:
+            value, found = self.objective.closed.gradients(theta, frame, (name,))
+            return value, found[name]
         held = theta[name]
         own = theta[name] = held.detach().requires_grad_()
         try:
@@ -346,16 +350,16 @@ class _Problem:
         self.frame = frame
 
     def gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        own = theta.detach().requires_grad_()
-        value = self.stage.objective({**self.stage.theta, self.stage.name: own}, self.frame)
-        return value.detach(), first_derivative(value, own).detach()
+        own = {**self.stage.theta, self.stage.name: theta}
+        value, found = gradients(self.stage.objective, own, self.frame, [self.stage.name])
+        return value, found[self.stage.name]
 
     def value(self, theta: Tensor) -> Tensor:
         with torch.no_grad():
             return self.stage.objective({**self.stage.theta, self.stage.name: theta}, self.frame)  # type: ignore[no-any-return]
 
     def hessian(self, theta: Tensor) -> Products:
-        return Products(
+        return products(
             self.stage.objective, {**self.stage.theta, self.stage.name: theta}, self.frame
         )
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bettyc.model import Call, Formula
 from bettyc.optimizers import OPTIMIZERS
-from bettyc.runtime.optimizers.schedules import Rates
+from bettyc.runtime.optimizers.schedules import Plateau, Rates
 
 Evaluate = Callable[[Mapping[str, Tensor]], Tensor]
 
@@ -41,10 +41,11 @@ class Options:
             **{k: v for k, v in optimizer.named if not isinstance(v, Formula)},
         }
         self.formulas = dict(formulas)
-        self.rates: Rates | None = None
+        self.rates: Rates | Plateau | None = None
         if schedule is not None:
             base = 1.0 if "lr" in self.formulas else float(self.fixed["lr"])
-            self.rates = Rates(schedule, base, updates)
+            plateau = schedule.name == "plateau"
+            self.rates = Plateau(schedule, base) if plateau else Rates(schedule, base, updates)
 
     def at(self, update: int, theta: Mapping[str, Tensor]) -> dict[str, Any]:
         if self.rates is None and not self.formulas:

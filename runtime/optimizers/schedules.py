@@ -2,20 +2,51 @@
 
 So a rate has torch's bits, rounding of the recursive forms included, and a schedule has no state
 but the number of updates. Updates count from 0; a `total` of 0 means all updates of the run.
+`plateau` alone looks at the loss; it has a state.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch.optim import lr_scheduler
 
+from bettyc import schedules
 from bettyc.model import Call
 
-Make = Callable[[torch.optim.Optimizer, dict[str, Any]], lr_scheduler.LRScheduler]
+Options = Mapping[str, Any]
+Make = Callable[[torch.optim.Optimizer, Options], lr_scheduler.LRScheduler]
+
+
+def _cyclic(o: torch.optim.Optimizer, a: Options) -> lr_scheduler.LRScheduler:
+    base = o.param_groups[0]["lr"]
+    down = a["down"] or None
+    return lr_scheduler.CyclicLR(
+        o, base, a["max"], a["up"], down, a["mode"], a["gamma"], cycle_momentum=False
+    )
+
+
+def _onecycle(o: torch.optim.Optimizer, a: Options) -> lr_scheduler.LRScheduler:
+    largest = a["max"] or o.param_groups[0]["lr"]
+    return lr_scheduler.OneCycleLR(
+        o,
+        largest,
+        total_steps=a["total"],
+        pct_start=a["start"],
+        anneal_strategy=a["anneal"],
+        cycle_momentum=False,
+        div_factor=a["div"],
+        final_div_factor=a["final_div"],
+    )
+
+
+def _sequential(o: torch.optim.Optimizer, a: Options) -> lr_scheduler.LRScheduler:
+    parts = [SCHEDULES[call.name](o, filled(call, a["updates"])) for call in a["schedules"]]
+    return lr_scheduler.SequentialLR(o, parts, list(a["milestones"]))
+
 
 SCHEDULES: dict[str, Make] = {
     "step": lambda o, a: lr_scheduler.StepLR(o, a["every"], a["gamma"]),
@@ -25,29 +56,92 @@ SCHEDULES: dict[str, Make] = {
     "linear": lambda o, a: lr_scheduler.LinearLR(o, a["start"], a["end"], a["total"]),
     "polynomial": lambda o, a: lr_scheduler.PolynomialLR(o, a["total"], a["power"]),
     "warmup": lambda o, a: lr_scheduler.LambdaLR(o, lambda t: min(1.0, (t + 1) / a["steps"])),
+    "constant": lambda o, a: lr_scheduler.ConstantLR(o, a["factor"], a["total"]),
+    "restarts": lambda o, a: lr_scheduler.CosineAnnealingWarmRestarts(
+        o, a["period"], a["mult"], a["min"]
+    ),
+    "cyclic": _cyclic,
+    "onecycle": _onecycle,
+    "sequential": _sequential,
 }
 
 
+def filled(call: Call, updates: int) -> dict[str, Any]:
+    """The options of a schedule by name, defaults filled in; `total` = 0 becomes `updates`."""
+    cls = schedules.SCHEDULES[call.name]
+    names = list(getattr(cls, "__dataclass_fields__", {}))
+    options: dict[str, Any] = {name: getattr(cls, name) for name in names}
+    options |= dict(zip(names, call.positional, strict=False)) | dict(call.named)
+    if options.get("total") == 0:
+        options["total"] = max(updates, 1)
+    return {**options, "updates": updates}
+
+
 class Rates:
-    """The learning rate of update 0, 1, 2, ... for a base rate."""
+    """The learning rate of update 0, 1, 2, ... for a base rate. Past its last update a schedule
+    that ends (onecycle) keeps its last rate.
+    """
 
     def __init__(self, schedule: Call, base: float, updates: int) -> None:
-        options = dict(schedule.named)
-        if options.get("total") == 0:
-            options["total"] = max(updates, 1)
-        dummy = torch.optim.SGD([torch.zeros(1)], lr=base)
-        self._optimizer = dummy
-        self._scheduler = SCHEDULES[schedule.name](dummy, options)
+        options = filled(schedule, updates)
+        self._last = options["total"] - 1 if schedule.name == "onecycle" else None
+        self._optimizer = torch.optim.SGD([torch.zeros(1)], lr=base)
+        with warnings.catch_warnings():
+            # the dummy optimizer never steps, which torch takes for a mistake
+            warnings.simplefilter("ignore", UserWarning)
+            self._scheduler = SCHEDULES[schedule.name](self._optimizer, options)
         self._known = [self._rate()]
 
     def __getitem__(self, update: int) -> float:
-        while len(self._known) <= update:
+        if self._last is not None:
+            update = min(update, self._last)
+        if len(self._known) <= update:
             with warnings.catch_warnings():
-                # the dummy optimizer never steps, which torch takes for a mistake
                 warnings.simplefilter("ignore", UserWarning)
-                self._scheduler.step()
-            self._known.append(self._rate())
+                while len(self._known) <= update:
+                    self._scheduler.step()
+                    self._known.append(self._rate())
         return self._known[update]
 
     def _rate(self) -> float:
         return float(self._optimizer.param_groups[0]["lr"])
+
+
+class Plateau:
+    """A rate that falls when the loss no longer does; `look` once per update of the top level."""
+
+    def __init__(self, schedule: Call, base: float) -> None:
+        options = filled(schedule, 0)
+        self._optimizer = torch.optim.SGD([torch.zeros(1)], lr=base)
+        self._scheduler = lr_scheduler.ReduceLROnPlateau(
+            self._optimizer,
+            factor=options["factor"],
+            patience=options["patience"],
+            threshold=options["threshold"],
+            cooldown=options["cooldown"],
+            min_lr=options["min"],
+        )
+
+    def __getitem__(self, update: int) -> float:
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def look(self, loss: float) -> None:
+        """Take the level's newest loss, smaller being better."""
+        self._scheduler.step(loss)
+
+    def state(self) -> dict[str, float]:
+        """Numbers from which `restore` continues."""
+        s = self._scheduler
+        return {
+            "lr": self[0],
+            "best": float(s.best),
+            "bad": s.num_bad_epochs,
+            "cooldown": s.cooldown_counter,
+            "epoch": s.last_epoch,
+        }
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        s = self._scheduler
+        self._optimizer.param_groups[0]["lr"] = state["lr"]
+        s.best, s.num_bad_epochs = state["best"], int(state["bad"])
+        s.cooldown_counter, s.last_epoch = int(state["cooldown"]), int(state["epoch"])

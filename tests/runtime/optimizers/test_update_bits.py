@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bettyc.runtime.optimizers import RULES
+from bettyc.optimizers import OPTIMIZERS
+from bettyc.runtime.optimizers import RULES, View, rule_of
 from bettyc.runtime.optimizers.arithmetic import InPlace, Pure
 
 ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False}
@@ -131,3 +132,54 @@ def test_sign_sgd():
     )
 
     assert theta.tolist() == [-0.25, 0.0, 0.25]
+
+
+THEIRS = {
+    "adadelta": torch.optim.Adadelta, "adamax": torch.optim.Adamax, "asgd": torch.optim.ASGD,
+    "nadam": torch.optim.NAdam, "radam": torch.optim.RAdam, "rprop": torch.optim.Rprop,
+    "adafactor": torch.optim.Adafactor,
+}  # fmt: skip
+VIEWS = (View(0, 12, (3, 4)), View(12, 15, (3,)))
+
+
+@pytest.mark.parametrize("ops", [Pure, InPlace])
+@pytest.mark.parametrize("name", THEIRS)
+def test_torch_s_other_optimizers_have_its_bits_and_defaults(name, ops):
+    start = torch.linspace(-1, 1, 15)
+    twins = [torch.nn.Parameter(start[v.start : v.stop].view(v.shape).clone()) for v in VIEWS]
+    optimizer = THEIRS[name](twins, foreach=False)
+    ours = rule_of(name, VIEWS)
+    options = vars(OPTIMIZERS[name]())
+    theta, state = start.clone(), ours.init(start, options)
+    for count in range(8):
+        grad = torch.randn(15, generator=torch.Generator().manual_seed(count))
+        for twin, v in zip(twins, VIEWS, strict=True):
+            twin.grad = grad[v.start : v.stop].view(v.shape).clone()
+        optimizer.step()
+        before, held = theta.clone(), {k: v.clone() for k, v in state.items()}
+        new, new_state = ours.update(theta, grad, state, count, options, ops)
+        if ops is Pure:
+            assert torch.equal(theta, before)
+            assert all(torch.equal(held[k], state[k]) for k in held)
+        theta, state = new, new_state
+
+    assert torch.equal(theta, torch.cat([t.detach().reshape(-1) for t in twins]))
+
+
+def test_muon_moves_matrices_and_adamw_the_rest():
+    theta, grad = torch.linspace(-1, 1, 15), torch.linspace(1, -1, 15) ** 3
+    options = vars(OPTIMIZERS["muon"]())
+    found, _ = rule_of("muon", VIEWS).update(theta, grad, {}, 0, options)
+    matrix, vector = (
+        torch.nn.Parameter(theta[v.start : v.stop].view(v.shape).clone()) for v in VIEWS
+    )
+    matrix.grad, vector.grad = grad[:12].view(3, 4).clone(), grad[12:].clone()
+    torch.optim.Muon([matrix]).step()
+    torch.optim.AdamW([vector], lr=1e-3, weight_decay=0.1, foreach=False).step()
+
+    assert torch.equal(found, torch.cat([matrix.detach().reshape(-1), vector.detach()]))
+
+
+def test_every_optimizer_of_the_language_has_a_rule_or_solves():
+    for name, table in OPTIMIZERS.items():
+        assert table.solves == (rule_of(name, VIEWS) is None), name
