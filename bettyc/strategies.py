@@ -2,9 +2,9 @@
 source stand in its file of `bettyc.runtime.strategies`; here is only what a program may write.
 
 A frozen dataclass per strategy; the checker, the help text and did-you-mean read its fields.
-`needs` is what it takes from the level: "nothing", "gradient", "hvp" or "trajectory"; `keep` how many
-of the last steps of a trajectory it replays, 0 for all (or for `truncate`). `words` are the values that an
-option that is a word may have.
+`needs` is what it takes from the level: "nothing", "gradient", "hvp" or "trajectory"; `keep` how
+many of the last steps of a trajectory it replays, 0 for all (or for `truncate`). `words` are the
+values that an option that is a word may have.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
 r"""Hypergradients by adjoints accumulated over the levels below a root.
 
-    a_Q = \partial C_P / \partial theta_Q        for every level Q that the root P stars, zero otherwise
-    for every pull (Q, into), in the order of the plan:
-        solve   H_Q u = a_Q                      g_Q = \partial C_Q / \partial theta_Q, H_Q its derivative
-        a_R -= (\partial g_Q / \partial theta_R)^T u        for R in `into`, the root among them
+    a_Q = \partial C_P / \partial theta_Q        for every level Q that the root P stars, zero
+    otherwise for every pull (Q, into), in the order of the plan:
+        solve   H_Q u = a_Q                      g_Q = \partial C_Q / \partial theta_Q, H_Q its
+        derivative a_R -= (\partial g_Q / \partial theta_R)^T u        for R in `into`, the root
+        among them
     \nabla C_P = \partial C_P / \partial theta_P + a_P
 
-One solve per level and root, however many paths lead there: linear in the size of the graph. A level
-whose curvature is `total` enters with its reduced objective in place of its own (`bettyc.runtime.response`).
+One solve per level and root, however many paths lead there: linear in the size of the graph. A
+level whose curvature is `total` enters with its reduced objective in place of its own
+(`bettyc.runtime.response`).
 
 Griewank and Walther. Evaluating Derivatives, SIAM 2008, chapter 15 (implicit adjoints).
 """
@@ -60,11 +62,12 @@ def hypergradient(
     memory: Mapping[str, Tensor] | None = None,
     certify: bool = True,
 ) -> Hypergradient:
-    """The derivative of `objectives[root]` in theta[root] along the responses of the levels in `pulls`.
+    """The derivative of `objectives[root]` in theta[root] along the responses of the levels in
+    `pulls`.
 
-    theta: flat variables of every level, (size,) or (replicas, size) of a `foreach` level. frames: what
-    each level's objective sees. memory: of the call before (`Hypergradient.memory`). certify: spend one
-    product per solve on the true residual. Without pulls it is the plain gradient.
+    theta: flat variables of every level, (size,) or (replicas, size) of a `foreach` level. frames:
+    what each level's objective sees. memory: of the call before (`Hypergradient.memory`). certify:
+    spend one product per solve on the true residual. Without pulls it is the plain gradient.
     """
     lowers, memory = lowers or {}, memory or {}
     if theta[root].ndim == 1:
@@ -149,8 +152,8 @@ def _check_sweep(root: str, pull: Pull, lower: Lower, pulls: Sequence[Pull]) -> 
     missing = [name for name in lower.reduced.reads if name in moving and name not in pull.into]
     if missing:
         raise ValueError(
-            f"the sweep of `{root}` takes `{pull.level}` with direct curvature: its reduced objective"
-            f" is also a function of {missing}; see Nest.sweep(root, total)"
+            f"the sweep of `{root}` takes `{pull.level}` with direct curvature: its"
+            f" reduced objective is also a function of {missing}; see Nest.sweep(root, total)"
         )
 
 
@@ -179,7 +182,9 @@ def _moving_average(lowers: Mapping[str, Lower], pulls: Sequence[Pull]) -> float
 
 @dataclass(frozen=True)
 class Found:
-    """What one pull brings: cross terms by level, the report, what to remember, the level's own direction."""
+    """What one pull brings: cross terms by level, the report, what to remember, the level's own
+    direction.
+    """
 
     cross: Mapping[str, Tensor]
     report: Report

@@ -1,13 +1,14 @@
 r"""Comparing a hypergradient with references that share no code with the solves behind it.
 
-    unroll        every level below is continued by gradient descent for as many steps as convergence takes,
+    unroll        every level below is continued by gradient descent for as many steps as
+    convergence takes,
                   and the adjoint goes backwards through those steps: no linear system is solved
     differences   central differences of the root's objective, with every level below solved anew by
                   Newton's method for each perturbed variable: no adjoint at all
 
-Both are derivatives of the nested problem (DESIGN.md, section 3) at its solution for the root's present variables.
-`differences` costs two nested solves per coordinate; beyond `most` coordinates of a variable a fixed
-random choice of them is compared.
+Both are derivatives of the nested problem (DESIGN.md, section 3) at its solution for the root's
+present variables. `differences` costs two nested solves per coordinate; beyond `most` coordinates
+of a variable a fixed random choice of them is compared.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from bettyc.strategies import Unroll
 class Comparison:
     """A hypergradient against one reference, for one variable of the root.
 
-    cosine: of the angle between them. relative_error: ||found - reference|| / ||reference||. norm_ratio: ||found|| / ||reference||.
-    Where the reference is zero: 1, 0 and 1 if the hypergradient is too, else 0 and infinity. coordinates: how many
-    were compared.
+    cosine: of the angle between them. relative_error: ||found - reference|| / ||reference||.
+    norm_ratio: ||found|| / ||reference||. Where the reference is zero: 1, 0 and 1 if the
+    hypergradient is too, else 0 and infinity. coordinates: how many were compared.
     """
 
     root: str
@@ -63,9 +64,9 @@ def gradcheck(
 ) -> tuple[Comparison, ...]:
     """Compare the planned hypergradient of root, per variable.
 
-    planned: from the variables of all levels, those below root at their solutions, to the hypergradient,
-    the shape of theta[root]. Raises SolveError where the levels below cannot be solved, ValueError for an
-    unknown reference.
+    planned: from the variables of all levels, those below root at their solutions, to the
+    hypergradient, the shape of theta[root]. Raises SolveError where the levels below cannot be
+    solved, ValueError for an unknown reference.
     """
     unknown = set(against) - {"unroll", "differences"}
     if unknown:
@@ -99,7 +100,9 @@ def coordinates(piece: Piece, size: int, most: int) -> list[int]:
     if len(found) <= most:
         return found
     generator = torch.Generator().manual_seed(piece.start)
-    return [found[i] for i in torch.randperm(len(found), generator=generator)[:most].sort()[0].tolist()]
+    return [
+        found[i] for i in torch.randperm(len(found), generator=generator)[:most].sort()[0].tolist()
+    ]
 
 
 def by_differences(root: str, point: Point, at: Sequence[int], step: float = 1e-4) -> Tensor:
@@ -125,7 +128,9 @@ def by_differences(root: str, point: Point, at: Sequence[int], step: float = 1e-
 
 
 def by_unrolling(root: str, point: Point, tol: float = 1e-8, most: int = 20_000) -> Tensor:
-    """The adjoint sweep with every level differentiated through gradient descent to convergence, flat."""
+    """The adjoint sweep with every level differentiated through gradient descent to convergence,
+    flat.
+    """
     nest = point.nest
     pulls = nest.sweep(root, frozenset(nest.order))
     lowers = {}
@@ -173,7 +178,9 @@ class Descent:
 
 
 def descent(reduced: Reduced, point: Point, tol: float, most: int) -> Descent:
-    """As many steps of size 1 / (largest eigenvalue) as shrink a random error to `tol`, at most `most`."""
+    """As many steps of size 1 / (largest eigenvalue) as shrink a random error to `tol`, at most
+    `most`.
+    """
     level = reduced.level
     theta = point.theta[level]
     generator = torch.Generator().manual_seed(1)
@@ -196,8 +203,13 @@ def compare(
     if not right:
         same = not size
         return Comparison(
-            root, variable, reference, float(same), 0.0 if same else float("inf"),
-            1.0 if same else float("inf"), count,
+            root,
+            variable,
+            reference,
+            float(same),
+            0.0 if same else float("inf"),
+            1.0 if same else float("inf"),
+            count,
         )
     cosine = float(found @ expected) / (size * right) if size else 0.0
     error = float((found - expected).norm()) / right

@@ -1,14 +1,14 @@
 """Which solutions move with which variables: who is inside whose reduced objective.
 
-Level q stars r if it reads r and r is lower in the order; it reads r's value if r is higher. The solution
-of r moves with level q, above it, if r reads q's value, or reads in either way a level below q whose solution
-does. Then r belongs inside q's reduced objective; everything else that is read there is an input of it.
-DESIGN.md section 3 has the relation.
+Level q stars r if it reads r and r is lower in the order; it reads r's value if r is higher. The
+solution of r moves with level q, above it, if r reads q's value, or reads in either way a level
+below q whose solution does. Then r belongs inside q's reduced objective; everything else that is
+read there is an input of it. DESIGN.md section 3 has the relation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bettyc.plan import Pull
@@ -16,7 +16,9 @@ from bettyc.plan import Pull
 
 @dataclass(frozen=True)
 class Nest:
-    """reads: level -> levels whose variables carry gradient into its objective. order: lowest first."""
+    """reads: level -> levels whose variables carry gradient into its objective. order: lowest
+    first.
+    """
 
     reads: Mapping[str, tuple[str, ...]]
     order: tuple[str, ...]
@@ -99,20 +101,24 @@ class Nest:
         return self._sorted(direct)
 
     def sweep(self, root: str, total: frozenset[str] = frozenset()) -> tuple[Pull, ...]:
-        """The pulls of root, each level before the levels it points to; only those an adjoint reaches.
+        """The pulls of root, each level before the levels it points to; only those an adjoint
+        reaches.
 
         Raises ValueError where the relation has a cycle.
         """
         lower = self.below(root)
         into = {
-            q: tuple(r for r in self.arrows(q, q in total) if r == root or r in lower) for q in lower
+            q: tuple(r for r in self.arrows(q, q in total) if r == root or r in lower)
+            for q in lower
         }
         done: list[str] = []
         open_: list[str] = []
 
         def visit(q: str) -> None:
             if q in open_:
-                raise ValueError(f"the responses below `{root}` depend on each other: {[*open_, q]}")
+                raise ValueError(
+                    f"the responses below `{root}` depend on each other: {[*open_, q]}"
+                )
             if q in done or q == root:
                 return
             open_.append(q)

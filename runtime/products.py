@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +24,8 @@ from bettyc.runtime.objective import Frame, Objective
 class Products:
     """Second derivatives of `objective` at `theta`.
 
-    into: the levels whose cross products are wanted. All tensors that come back are detached; `theta`
-    is never written to. `count` is the number of Hessian-vector products so far.
+    into: the levels whose cross products are wanted. All tensors that come back are detached;
+    `theta` is never written to. `count` is the number of Hessian-vector products so far.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class Products:
         return dict(zip(self.into, self._back(self._others, u), strict=True)) if self.into else {}
 
     def columns(self, directions: Tensor) -> Tensor:
-        """H applied to every row of `directions`, shape (k, size), in one batched backward if it can be."""
+        """H applied to every row of `directions`, shape (k, size), in one batched backward if it
+        can be.
+        """
         if not self._gradient.requires_grad or self.size == 0:
             return torch.zeros_like(directions)
         self.count += len(directions)
@@ -98,8 +101,28 @@ class Products:
         return [x.detach() for x in found]
 
 
+def products(
+    objective: Objective, theta: Mapping[str, Tensor], frame: Frame, into: Sequence[str] = ()
+) -> Products:
+    """Second derivatives of an objective: by formula where it has them, else by autograd."""
+    form = by_formula(objective, theta, [objective.level, *into])
+    if form is not None:
+        return form.products(theta, frame, into)  # type: ignore[no-any-return]
+    return Products(objective, theta, frame, into)
+
+
+def by_formula(objective: Objective, theta: Mapping[str, Tensor], wrt: Sequence[str]) -> Any:
+    """The closed form of an objective if it covers the levels `wrt`, or None."""
+    form = getattr(objective, "closed", None)
+    if form is None or any(n not in form.levels or theta[n].ndim != 1 for n in wrt):
+        return None
+    return form
+
+
 def value_of(objective: Objective, theta: Mapping[str, Tensor], frame: Frame) -> Tensor:
-    """The objective, scalar; of a replicated level (two-dimensional theta[level]) the sum over its replicas."""
+    """The objective, scalar; of a replicated level (two-dimensional theta[level]) the sum over its
+    replicas.
+    """
     own = theta[objective.level]
     if own.ndim < 2:
         return objective(theta, frame)
@@ -128,12 +151,20 @@ def first_derivative(value: Tensor, wrt: Tensor, create_graph: bool = False) -> 
 def gradients(
     objective: Objective, theta: Mapping[str, Tensor], frame: Frame, wrt: Sequence[str]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The value, scalar, and the first derivatives with respect to theta[l] for l in `wrt`; all detached."""
+    """The value, scalar, and the first derivatives with respect to theta[l] for l in `wrt`; all
+    detached.
+    """
+    form = by_formula(objective, theta, wrt)
+    if form is not None:
+        with torch.no_grad():
+            return form.gradients(theta, frame, wrt)  # type: ignore[no-any-return]
     leaves = {name: theta[name].detach().requires_grad_() for name in wrt}
     with torch.enable_grad():
         value = value_of(objective, {**theta, **leaves}, frame)
     inputs = [leaves[name] for name in wrt]
     if not value.requires_grad or not inputs:
-        return value.detach(), {name: torch.zeros_like(leaf.detach()) for name, leaf in leaves.items()}
+        return value.detach(), {
+            name: torch.zeros_like(leaf.detach()) for name, leaf in leaves.items()
+        }
     found = torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
     return value.detach(), {name: x.detach() for name, x in zip(wrt, found, strict=True)}

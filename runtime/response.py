@@ -1,7 +1,7 @@
 r"""Reduced objectives: a level's objective with the solutions below it substituted, differentiable.
 
-With theta_R*(x) defined by g_R(theta_R*, x) = 0, x the inputs of R's own reduced objective, a response
-is an autograd node with the value theta_R* and the backward rule
+With theta_R*(x) defined by g_R(theta_R*, x) = 0, x the inputs of R's own reduced objective, a
+response is an autograd node with the value theta_R* and the backward rule
 
     x_bar = -(\partial g_R / \partial x)^T u,    H_R u = theta_bar
 
@@ -9,9 +9,10 @@ in which u is itself a node, of value H_R^-1 a, with the backward rule
 
     q = H_R^-1 u_bar,    a_bar = q,    (theta_R, x)_bar = -\partial (q . H_R u)
 
-Both rules are made of differentiable operations, so derivatives of any order pass through theta_R* and
-H_R. Gradient, Hessian and cross products of the reduced objective are then ordinary autograd: this is
-what `curvature = total` means. The value is right to first order in how far R is from its solution.
+Both rules are made of differentiable operations, so derivatives of any order pass through theta_R*
+and H_R. Gradient, Hessian and cross products of the reduced objective are then ordinary autograd:
+this is what `curvature = total` means. The value is right to first order in how far R is from its
+solution.
 
 Griewank and Walther, chapter 15; Blondel et al., arXiv:2105.15183 (the rule of first order).
 """
@@ -41,7 +42,9 @@ NEWTON_STEPS, NEWTON_TOL = 50, 1e-13
 
 @dataclass(frozen=True)
 class Point:
-    """Where one derivative is taken. `inverses` is shared by all evaluations there: level -> H^-1."""
+    """Where one derivative is taken. `inverses` is shared by all evaluations there: level
+    -> H^-1.
+    """
 
     nest: Nest
     objectives: Mapping[str, Objective]
@@ -56,7 +59,9 @@ class Point:
 
 
 class Reduced:
-    """The reduced objective of a level; an `Objective` whose `reads` are the level and its inputs."""
+    """The reduced objective of a level; an `Objective` whose `reads` are the level and its
+    inputs.
+    """
 
     def __init__(self, level: str, point: Point) -> None:
         if point.theta[level].ndim > 1 and point.nest.inner(level):
@@ -70,7 +75,9 @@ class Reduced:
         self._inner = point.nest.inner(level)
 
     def __call__(self, theta: Mapping[str, Tensor], frame: Frame) -> Tensor:
-        """Scalar; the levels inside are at their responses to `theta`, solved anew where it has moved."""
+        """Scalar; the levels inside are at their responses to `theta`, solved anew where it has
+        moved.
+        """
         point = self.point if self._is_here(theta) else settle(self.level, self.point, theta)
         values: dict[str, Tensor] = {**theta}
         for name in self._inner:
@@ -94,7 +101,9 @@ class Reduced:
 
 
 def respond(name: str, point: Point, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The response of a level as a differentiable function of its inputs; its value is `point`'s."""
+    """The response of a level as a differentiable function of its inputs; its value is
+    `point`'s.
+    """
     own = point.theta[name].detach()
     if not any(value.requires_grad for value in inputs.values()):
         return own
@@ -116,9 +125,11 @@ def settle(level: str, point: Point, theta: Mapping[str, Tensor]) -> Point:
 
 
 def minimise(name: str, point: Point) -> Tensor:
-    """The solution of one level for the inputs at `point`: Newton's method on its reduced objective.
+    """The solution of one level for the inputs at `point`: Newton's method on its reduced
+    objective.
 
-    A step is halved until the norm of the gradient falls. Raises SolveError where it does not arrive.
+    A step is halved until the norm of the gradient falls. Raises SolveError where it does not
+    arrive.
     """
     theta = point.theta[name]
     g, system = _linearised(name, point, theta)
@@ -142,8 +153,8 @@ def minimise(name: str, point: Point) -> Tensor:
             break
         theta, g, system = tried, g_tried, system_tried
     raise SolveError(
-        f"level `{name}` was not solved by Newton's method (gradient norm {float(g.norm()):.1e}); bring it"
-        " closer to its minimum first, with more `steps`"
+        f"level `{name}` was not solved by Newton's method (gradient norm {float(g.norm()):.1e});"
+        " bring it closer to its minimum first, with more `steps`"
     )
 
 
@@ -190,7 +201,9 @@ def _first_read(nest: Nest, level: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _Implicit:
-    """g(theta, x) = 0 for one level: its derivatives, where theta and x may carry gradient themselves."""
+    """g(theta, x) = 0 for one level: its derivatives, where theta and x may carry gradient
+    themselves.
+    """
 
     name: str
     point: Point
@@ -199,7 +212,9 @@ class _Implicit:
     def stationarity(
         self, theta: Tensor, inputs: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """g and the tensors to differentiate it in: views, so that partial derivatives stay partial."""
+        """g and the tensors to differentiate it in: views, so that partial derivatives stay
+        partial.
+        """
         own = _view(theta)
         given = [_view(x) for x in inputs]
         values = {**self.point.theta, self.name: own, **dict(zip(self.inputs, given, strict=True))}
@@ -288,6 +303,12 @@ def _grad(y: Tensor, wrt: list[Tensor], v: Tensor | None, graph: bool) -> list[T
         return [torch.zeros_like(x) for x in wrt]
     return list(
         torch.autograd.grad(
-            y, wrt, v, create_graph=graph, retain_graph=True, allow_unused=True, materialize_grads=True
+            y,
+            wrt,
+            v,
+            create_graph=graph,
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
         )
     )

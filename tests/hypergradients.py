@@ -41,7 +41,9 @@ def after(problem: Problem, steps: Steps) -> Problem:
 
 
 def unrolled(problem: Problem, steps: Steps, x: Tensor) -> Tensor:
-    """The top objective after the steps, as plain torch of the top variables: the oracle of `unroll`."""
+    """The top objective after the steps, as plain torch of the top variables: the oracle of
+    `unroll`.
+    """
     low, up = problem.order[0], problem.top
     others = {**problem.theta, up: x}
     theta, state = steps.begin(others)

@@ -1,8 +1,9 @@
-"""Three levels with third derivatives that matter, and their hypergradient by solving everything anew.
+"""Three levels with third derivatives that matter, and their hypergradient by solving everything
+anew.
 
 The solver here knows only torch.func and the implicit function theorem of first order, written out
-for this chain: low is solved by Newton, mid by Newton on the gradient of its reduced objective (with its Jacobian by
-central differences), and the top is differentiated by central differences.
+for this chain: low is solved by Newton, mid by Newton on the gradient of its reduced objective
+(with its Jacobian by central differences), and the top is differentiated by central differences.
 """
 
 from __future__ import annotations
@@ -89,7 +90,11 @@ def curved(seed: int = 0) -> Chain:
             own = (x, y, z)[i]
             mixed = torch.cat([x, y, z])
             waves = torch.sin(ws[i] @ mixed + bs[i])
-            return 0.5 * own @ hs[i] @ own + 0.4 * waves.sum() + 0.1 * (mixed @ mixed) * waves[0] / total
+            return (
+                0.5 * own @ hs[i] @ own
+                + 0.4 * waves.sum()
+                + 0.1 * (mixed @ mixed) * waves[0] / total
+            )
 
         return function
 
@@ -97,19 +102,24 @@ def curved(seed: int = 0) -> Chain:
 
 
 def hpo_of_hpo(seed: int = 0) -> Chain:
-    """Ridge; its log penalties, pulled towards a prior; the prior. fit reads reg only, prior stars fit only."""
+    """Ridge; its log penalties, pulled towards a prior; the prior. fit reads reg only, prior stars
+    fit only.
+    """
     n, d = 25, 3
     x_train, x_val, x_meta = (normal(n, d, seed=seed + i) for i in range(3))
     truth = normal(d, seed=seed + 3)
     y_train, y_val, y_meta = (
-        x @ truth + 0.5 * normal(n, seed=seed + 4 + i) for i, x in enumerate((x_train, x_val, x_meta))
+        x @ truth + 0.5 * normal(n, seed=seed + 4 + i)
+        for i, x in enumerate((x_train, x_val, x_meta))
     )
 
     def fit(w: Tensor, log_wd: Tensor, prior: Tensor) -> Tensor:
         return 0.5 * (x_train @ w - y_train).square().mean() + 0.5 * (log_wd.exp() * w * w).sum()
 
     def reg(w: Tensor, log_wd: Tensor, prior: Tensor) -> Tensor:
-        return (x_val @ w - y_val).square().mean() + prior[1].exp() * (log_wd - prior[0]).square().sum()
+        return (x_val @ w - y_val).square().mean() + prior[1].exp() * (
+            log_wd - prior[0]
+        ).square().sum()
 
     def prior(w: Tensor, log_wd: Tensor, prior: Tensor) -> Tensor:
         return (x_meta @ w - y_meta).square().mean()

@@ -19,7 +19,9 @@ FRAME = Frame({})
 
 @dataclass(frozen=True)
 class Formula:
-    """An objective from a torch function of the variables (and of the frame, where it takes one)."""
+    """An objective from a torch function of the variables (and of the frame, where it takes
+    one).
+    """
 
     level: str
     reads: tuple[str, ...]
@@ -62,7 +64,9 @@ def normal(*shape: int, seed: int) -> Tensor:
 
 
 def spd(n: int, condition: float, seed: int) -> Tensor:
-    """A symmetric matrix with eigenvalues spread evenly in the logarithm over [1 / condition, 1]."""
+    """A symmetric matrix with eigenvalues spread evenly in the logarithm over [1 /
+    condition, 1].
+    """
     q, _ = torch.linalg.qr(normal(n, n, seed=seed))
     values = torch.logspace(0, -torch.log10(torch.tensor(condition)).item(), n, dtype=torch.float64)
     h = (q * values) @ q.T
@@ -77,7 +81,11 @@ def two_levels(h: Tensor, seed: int = 0, uppers: int = 3) -> Problem:
     n = len(h)
     b_x, b, c = normal(n, uppers, seed=seed), normal(n, seed=seed + 1), normal(n, seed=seed + 2)
     x = normal(uppers, seed=seed + 3)
-    w = -torch.linalg.pinv(h, hermitian=True) @ (b_x @ x + b) if n else torch.zeros(0, dtype=h.dtype)
+    w = (
+        -torch.linalg.pinv(h, hermitian=True) @ (b_x @ x + b)
+        if n
+        else torch.zeros(0, dtype=h.dtype)
+    )
     low = Formula("low", ("low", "up"), lambda t: quadratic(h, b_x, b, t["low"], t["up"]))
     up = Formula(
         "up",
@@ -123,7 +131,10 @@ def ridge(n: int = 30, d: int = 6, seed: int = 0) -> Problem:
     outer = 2 * x_val.T @ (x_val @ w - y_val) / n
     answer = -log_wd.exp() * w * torch.linalg.solve(a, outer)
     return Problem(
-        {"fit": Formula("fit", ("fit", "tune"), fit), "tune": Formula("tune", ("tune", "fit"), tune)},
+        {
+            "fit": Formula("fit", ("fit", "tune"), fit),
+            "tune": Formula("tune", ("tune", "fit"), tune),
+        },
         {"fit": w, "tune": log_wd},
         ("fit", "tune"),
         (Pull("fit", ("tune",)),),
@@ -162,7 +173,10 @@ def logistic(n: int = 60, d: int = 5, seed: int = 0) -> Problem:
     s = torch.sigmoid(x_train @ w)
     h = (x_train.T * (s * (1 - s))) @ x_train / n + torch.diag(log_wd.exp())
     return Problem(
-        {"fit": Formula("fit", ("fit", "tune"), fit), "tune": Formula("tune", ("tune", "fit"), tune)},
+        {
+            "fit": Formula("fit", ("fit", "tune"), fit),
+            "tune": Formula("tune", ("tune", "fit"), tune),
+        },
         {"fit": w, "tune": log_wd},
         ("fit", "tune"),
         (Pull("fit", ("tune",)),),

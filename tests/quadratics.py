@@ -1,14 +1,16 @@
-"""Quadratic levels on any graph, with the hypergradients of DESIGN.md section 3 in dense linear algebra.
+"""Quadratic levels on any graph, with the hypergradients of DESIGN.md section 3 in dense linear
+algebra.
 
 Level Q has C_Q(z) = 1/2 z.M_Q z + m_Q.z with z all variables side by side. Two answers:
-`direct_answer` adds up the paths of the relation, one by one; `nested_answer` solves the nested problem,
-each level at the minimum of its objective with the solutions below it substituted.
+`direct_answer` adds up the paths of the relation, one by one; `nested_answer` solves the nested
+problem, each level at the minimum of its objective with the solutions below it substituted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from problems import Formula, Problem, normal, spd
@@ -19,7 +21,9 @@ from bettyc.plan import Pull
 
 @dataclass(frozen=True)
 class Quadratics:
-    """sizes: of each level, lowest level first. stars, values: what each level stars and reads bare."""
+    """sizes: of each level, lowest level first. stars, values: what each level stars and reads
+    bare.
+    """
 
     sizes: Mapping[str, int]
     stars: Mapping[str, tuple[str, ...]]
@@ -81,7 +85,10 @@ class Quadratics:
         total = sum(self.sizes.values())
         lower = self.below(root)
         unknown = self.place(*lower)
-        t_matrix, t_vector = torch.eye(total, dtype=torch.float64), torch.zeros(total, dtype=torch.float64)
+        t_matrix, t_vector = (
+            torch.eye(total, dtype=torch.float64),
+            torch.zeros(total, dtype=torch.float64),
+        )
         if not unknown:
             return t_matrix, t_vector
         rows = [self.stationarity(name) for name in lower]
@@ -153,7 +160,7 @@ class Quadratics:
         for first in self.stars[root]:
             for path in self.paths(first, root):
                 a = gradient[self.place(first)]
-                for q, r in zip(path, path[1:], strict=False):
+                for q, r in pairwise(path):
                     m, own = self.matrices[q], self.place(q)
                     u = torch.linalg.solve(m[own][:, own], a)
                     a = -m[own][:, self.place(r)].T @ u
@@ -186,7 +193,9 @@ def build(
     coupling: float = 0.3,
     seed: int = 0,
 ) -> Quadratics:
-    """Random levels: the own block of M has the given condition, the others are scaled by `coupling`."""
+    """Random levels: the own block of M has the given condition, the others are scaled by
+    `coupling`.
+    """
     stars = {q: tuple(stars.get(q, ())) for q in sizes}
     values = {q: tuple(values.get(q, ())) for q in sizes}
     shape = Quadratics(sizes, stars, values, {}, {})
@@ -213,15 +222,17 @@ def chain(depth: int, size: int = 2, seed: int = 0, condition: float = 5.0) -> Q
     names = [f"l{i}" for i in range(1, depth + 1)]
     return build(
         dict.fromkeys(names, size),
-        {q: (p,) for p, q in zip(names, names[1:], strict=False)},
-        {p: (q,) for p, q in zip(names, names[1:], strict=False)},
+        {q: (p,) for p, q in pairwise(names)},
+        {p: (q,) for p, q in pairwise(names)},
         condition,
         seed=seed,
     )
 
 
 def ladder(k: int, size: int = 2, seed: int = 0) -> Quadratics:
-    """k pairs of levels: the top stars the lowest pair, each pair reads both of the next, the last the top."""
+    """k pairs of levels: the top stars the lowest pair, each pair reads both of the next, the last
+    the top.
+    """
     names = [f"{side}{i}" for i in range(1, k + 1) for side in "ab"]
     values = {
         f"{side}{i}": (f"a{i + 1}", f"b{i + 1}") if i < k else ("top",)

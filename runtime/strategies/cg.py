@@ -11,15 +11,15 @@ What can go wrong, and what is done about it:
     the residual vanishes        stop; the next step would be 0/0
     p.Hp <= 0 (indefinite H, or a singular one whose range a leaves)
                                  the system is solved by minres, with a warning
-    true residual above tol      up to two restarts from the true residual (rounding has spoilt the
-                                 recurrence)
+    p.Hp <= 0 (indefinite H, or a singular one whose range a leaves)
+                                 warning where the residual is above 0.001
     steps run out                the iterate is used, `converged` is false
     a product is not finite      SolveError
 
 The smallest Ritz value comes from the Lanczos matrix that the step lengths define.
 
-Hestenes and Stiefel 1952; in hypergradients Pedregosa 2016 and iMAML, Rajeswaran, Finn, Kakade, Levine,
-NeurIPS 2019, arXiv:1909.04630.
+Hestenes and Stiefel 1952; in hypergradients Pedregosa 2016 and iMAML, Rajeswaran, Finn, Kakade,
+Levine, NeurIPS 2019, arXiv:1909.04630.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bettyc.runtime.report import SolveError
 from bettyc.runtime.strategies import minres
 from bettyc.runtime.strategies.precondition import preconditioner
-from bettyc.runtime.strategies.system import Solution, System, rayleigh, steps_for
+from bettyc.runtime.strategies.system import Solution, System, not_finite, rayleigh, steps_for
 from bettyc.strategies import CG
 
 Matvec = Callable[[Tensor], Tensor]
@@ -55,30 +54,47 @@ class Krylov:
 
 def solve(system: System, options: CG) -> Solution:
     """u = (H + damping I)^-1 a by conjugate gradient."""
-    a = system.rhs
-    steps = options.iters or steps_for(a.numel())
-    shifted = shift(system.product, options.damping)
-    start = system.warm.get("u") if options.warm else None
-    if not float(a.norm()):
+    a, damping = system.rhs, options.damping
+    size = float(a.norm())
+    if not size:
         u = torch.zeros_like(a)
-        return Solution(u, residual=0.0, converged=True, memory={"u": u} if options.warm else {})
-    apply = preconditioner(system, options.precond, options.damping, options.probes)
-    krylov, taken = refine(system.level, shifted, a, start, options.tol, steps, apply, system.certify)
-    if krylov.stop == "curvature":
-        return fall_back(system, options, taken)
+        return Solution(u, residual=0.0, converged=True, memory=_kept(options, u))
+    steps, goal = options.iters or steps_for(a.numel()), options.tol * size
+    matvec = shift(system.product, damping)
+    start = system.warm.get("u") if options.warm else None
+    x, r = (torch.zeros_like(a), a) if start is None else (start, a - matvec(start))
+    precond = preconditioner(system, options.precond, damping, options.probes)
+    found = conjugate_gradient(matvec, x, r, goal, steps, precond, system.level)
+    if found.stop == "curvature":
+        return fall_back(system, options, len(found.alphas))
+    r = a - matvec(found.x) if system.certify else found.r
     # H u - a without the damping, from the residual of the damped system.
-    r = krylov.r + options.damping * krylov.x
-    converged = krylov.stop == "converged"
+    left = r + damping * found.x
+    note, severe = _remark(found, float(r.norm()) / size, options)
     return Solution(
-        krylov.x,
-        iterations=taken,
-        residual=float(r.norm()),
-        min_ritz=_least(krylov, a, r, options.damping, apply is None and start is None),
-        converged=converged,
-        note="" if converged or options.iters else f"not converged in {taken} steps; raise `iters`",
-        severe=not converged and not options.iters,
-        memory={"u": krylov.x} if options.warm else {},
+        found.x,
+        iterations=len(found.alphas),
+        residual=float(left.norm()),
+        min_ritz=_least(found, a, left, damping, precond is None and start is None),
+        converged=float(r.norm()) <= goal,
+        note=note,
+        severe=severe,
+        memory=_kept(options, found.x),
     )
+
+
+def _kept(options: CG, u: Tensor) -> dict[str, Tensor]:
+    return {"u": u} if options.warm else {}
+
+
+def _remark(found: Krylov, relative: float, options: CG) -> tuple[str, bool]:
+    """A note on what is not as asked, and whether it deserves a warning."""
+    if found.stop == "steps" and not options.iters:
+        return f"not converged in {len(found.alphas)} steps; raise `iters` or `damping`", True
+    if found.stop == "converged" and relative > 2 * options.tol:
+        note = f"rounding keeps the residual at {relative:.1e}; use fp64 or raise `damping`"
+        return note, relative > 1e-3
+    return "", False
 
 
 def shift(matvec: Matvec, damping: float) -> Matvec:
@@ -96,7 +112,9 @@ def refine(
     precond: Matvec | None,
     certify: bool,
 ) -> tuple[Krylov, int]:
-    """Conjugate gradient, restarted from the true residual while the recursive one was too hopeful."""
+    """Conjugate gradient, restarted from the true residual while the recursive one was too
+    hopeful.
+    """
     x = torch.zeros_like(a) if start is None else start
     r = a.clone() if start is None else a - matvec(x)
     goal = tol * float(a.norm())
@@ -137,9 +155,7 @@ def conjugate_gradient(
         q = matvec(p)
         curvature = float(p @ q)
         if curvature != curvature or abs(curvature) == float("inf"):
-            raise SolveError(
-                f"a Hessian-vector product of level `{level}` is not finite; lower its learning rate"
-            )
+            raise not_finite(level)
         if curvature <= tiny * float(p.norm()) * float(q.norm()):
             return Krylov(x, r, "curvature", tuple(alphas), tuple(betas))
         alpha = rho / curvature
@@ -156,7 +172,9 @@ def conjugate_gradient(
 
 def fall_back(system: System, options: CG, taken: int) -> Solution:
     """minres for the same system, where conjugate gradient met non-positive curvature."""
-    found = minres.symmetric(system, options.tol, options.iters or steps_for(system.size), options.damping)
+    found = minres.symmetric(
+        system, options.tol, options.iters or steps_for(system.size), options.damping
+    )
     cure = "raise `damping`, or bring the level closer to its minimum"
     return Solution(
         found.u,
@@ -167,12 +185,14 @@ def fall_back(system: System, options: CG, taken: int) -> Solution:
         note=f"curvature is not positive: solved by minres; {cure}"
         + (f"; {found.note}" if found.note else ""),
         severe=True,
-        memory={"u": found.u} if options.warm else {},
+        memory=_kept(options, found.u),
     )
 
 
 def ritz(alphas: tuple[float, ...], betas: tuple[float, ...]) -> float | None:
-    """The smallest eigenvalue of the Lanczos matrix of the first steps (200 at most); None without any."""
+    """The smallest eigenvalue of the Lanczos matrix of the first steps (200 at most); None without
+    any.
+    """
     k = min(len(alphas), 200)
     if not k:
         return None
@@ -185,7 +205,9 @@ def ritz(alphas: tuple[float, ...], betas: tuple[float, ...]) -> float | None:
 
 
 def _least(krylov: Krylov, a: Tensor, r: Tensor, damping: float, plain: bool) -> float | None:
-    """The smallest Ritz value of H; under a preconditioner or a warm start, u's Rayleigh quotient."""
+    """The smallest Ritz value of H; under a preconditioner or a warm start, u's Rayleigh
+    quotient.
+    """
     if plain:
         found = ritz(krylov.alphas, krylov.betas)
         return None if found is None else found - damping

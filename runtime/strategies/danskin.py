@@ -2,8 +2,8 @@ r"""No second-order term: the level and the root are opposite senses of one obje
 
     C_Q = -C_P  and theta_Q optimal   =>   d C_P / d theta_P = \partial C_P / \partial theta_P
 
-Exact for zero-sum levels at their optimum, constrained or not (envelope theorem); the planner proves that
-the objectives are the same formula. Costs nothing.
+Exact for zero-sum levels at their optimum, constrained or not (envelope theorem); the planner
+proves that the objectives are the same formula. Costs nothing.
 
 Danskin 1967; in adversarial training Madry et al., arXiv:1706.06083, appendix A.
 """

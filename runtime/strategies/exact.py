@@ -4,11 +4,11 @@ r"""Inverse Hessian products by factorisation.
     H positive          H = L L^T, Cholesky
     otherwise           H = Q L Q^T, u = Q L^+ Q^T a: the solution of least norm
 
-Valid for every symmetric H. At a saddle point (indefinite H) the answer is exact and the report says
-so; for a singular H the part of `a` in the null space is dropped, with a warning.
-A diagonal H is recognised with three products: H applied to the vector of ones gives the diagonal,
-and two random vectors confirm it. Otherwise `size` products, taken in batches, size^2 numbers of
-memory and size^3 / 3 operations.
+Valid for every symmetric H. At a saddle point (indefinite H) the answer is exact and the report
+says so; for a singular H the part of `a` in the null space is dropped, with a warning. A diagonal H
+is recognised with three products: H applied to the vector of ones gives the diagonal, and two
+random vectors confirm it. Otherwise `size` products, taken in batches, size^2 numbers of memory and
+size^3 / 3 operations.
 
 Golub and Van Loan. Matrix Computations, 4th edition, chapter 4.
 """

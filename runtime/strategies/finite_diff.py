@@ -1,12 +1,12 @@
 r"""Cross terms by a central difference of the lower gradient.
 
-    H^-1 ~ lr I, the lower learning rate:   u = lr a
-    (dg_Q/dtheta_R)^T u  ~  lr [ grad_R C_Q(theta_Q + e a) - grad_R C_Q(theta_Q - e a) ] / (2 e),   e = eps / ||a||
+    H^-1 ~ lr I, the lower learning rate:   u = lr a (dg_Q/dtheta_R)^T u  ~  lr [ grad_R C_Q(theta_Q
+    + e a) - grad_R C_Q(theta_Q - e a) ] / (2 e),   e = eps / ||a||
 
-One step of the lower level is differentiated, so it is right where the level takes one plain gradient step per
-step above, and cheap everywhere: two gradients, no second derivative, two vectors of memory. The
-difference errs by O(eps^2) in the third derivative and by O(rounding / eps). The variables are
-perturbed as copies.
+One step of the lower level is differentiated, so it is right where the level takes one plain
+gradient step per step above, and cheap everywhere: two gradients, no second derivative, two vectors
+of memory. The difference errs by O(eps^2) in the third derivative and by O(rounding / eps). The
+variables are perturbed as copies.
 
 Liu, Simonyan, Yang. DARTS, ICLR 2019, arXiv:1806.09055, equation 8.
 """

@@ -1,14 +1,16 @@
 r"""Cross terms through the fixed point of the optimizer's update.
 
-    z = Phi(z; theta_R), z = (theta_Q, optimizer state)
-    w <- (\partial Phi / \partial z)^T w + (a, 0)         until ||change|| <= tol ||a|| or `iters` times
-    cross_R = -(\partial Phi / \partial theta_R)^T w
+    z = Phi(z; theta_R), z = (theta_Q, optimizer state) w <- (\partial Phi / \partial z)^T w + (a,
+    0)         until ||change|| <= tol ||a|| or `iters` times cross_R = -(\partial Phi / \partial
+    theta_R)^T w
 
-Converges where Phi is a contraction, at its rate; for plain gradient descent it is the Neumann series. With
-momentum the state is part of the fixed point. One backward pass through one step per iteration;
-memory of one graph. An iteration that grows means that the update is no contraction: SolveError.
+Converges where Phi is a contraction, at its rate; for plain gradient descent it is the Neumann
+series. With momentum the state is part of the fixed point. One backward pass through one step per
+iteration; memory of one graph. An iteration that grows means that the update is no contraction:
+SolveError.
 
-Grazzi, Franceschi, Pontil, Salzo. ICML 2020, arXiv:2006.16218; Bai, Kolter, Koltun (DEQ), NeurIPS 2019.
+Grazzi, Franceschi, Pontil, Salzo. ICML 2020, arXiv:2006.16218; Bai, Kolter, Koltun (DEQ), NeurIPS
+2019.
 """
 
 from __future__ import annotations
@@ -72,8 +74,8 @@ def _iterate(
         # Transients of momentum may grow for a while; nothing that converges grows a millionfold.
         if not change < 1e6:
             raise SolveError(
-                f"the update of level `{system.level}` is not a contraction; lower its learning rate"
-                " or use cg"
+                f"the update of level `{system.level}` is not a contraction; lower its"
+                " learning rate or use cg"
             )
     return w, taken, change
 

@@ -1,11 +1,12 @@
 r"""Cross terms by forward mode through the optimizer's updates.
 
-    Z_k+1 = (\partial step_k / \partial (theta, s)) Z_k + \partial step_k / \partial theta_R,   cross_R = -Z_T^T a
+    Z_k+1 = (\partial step_k / \partial (theta, s)) Z_k + \partial step_k / \partial theta_R,
+    cross_R = -Z_T^T a
 
-Z holds one tangent of the variables and the optimizer's state per scalar of the upper variables: for few
-of those it gives what `unroll` gives with memory that does not grow with the number of steps. Per step one
-gradient and one Jacobian product per upper scalar (two backward passes through a transposed graph, in one
-batch).
+Z holds one tangent of the variables and the optimizer's state per scalar of the upper variables:
+for few of those it gives what `unroll` gives with memory that does not grow with the number of
+steps. Per step one gradient and one Jacobian product per upper scalar (two backward passes through
+a transposed graph, in one batch).
 
 Franceschi, Donini, Frasconi, Pontil. ICML 2017, arXiv:1703.01785.
 """
@@ -57,7 +58,8 @@ def _cross(system: System, tangent: Tensor) -> dict[str, Tensor]:
     flat = -(tangent.reshape(len(tangent), a.numel()) @ a)
     if not bool(torch.isfinite(flat).all()):
         raise SolveError(
-            f"the forward derivative of level `{system.level}` is not finite; lower its learning rate"
+            f"the forward derivative of level `{system.level}` is not finite; lower its"
+            " learning rate"
         )
     sizes = [system.theta[name].numel() for name in system.into]
     parts = flat.split(sizes) if sizes else []
@@ -68,7 +70,9 @@ def _cross(system: System, tangent: Tensor) -> dict[str, Tensor]:
 
 
 def _unit_tangents(system: System) -> list[Tensor]:
-    """For every upper level R, one row per scalar of all upper levels: (count, *shape of theta[R])."""
+    """For every upper level R, one row per scalar of all upper levels: (count, *shape of
+    theta[R]).
+    """
     shapes = [system.theta[name] for name in system.into]
     count = sum(x.numel() for x in shapes)
     eye = torch.eye(count, dtype=system.rhs.dtype, device=system.rhs.device)
@@ -100,7 +104,9 @@ def jacobian_rows(
         return [torch.zeros(count, *y.shape, dtype=y.dtype, device=y.device) for y in outputs]
     rows = iter(_batched([x for x, _ in pairs], dummies, [t for _, t in pairs]))
     return [
-        next(rows) if y.requires_grad else torch.zeros(count, *y.shape, dtype=y.dtype, device=y.device)
+        next(rows)
+        if y.requires_grad
+        else torch.zeros(count, *y.shape, dtype=y.dtype, device=y.device)
         for y in outputs
     ]
 
@@ -118,6 +124,8 @@ def _batched(outputs: list[Tensor], inputs: list[Tensor], rows: list[Tensor]) ->
         ]
         found = [None if x[0] is None else torch.stack(x) for x in zip(*each, strict=True)]
     return [
-        torch.zeros(len(rows[0]), *y.shape, dtype=y.dtype, device=y.device) if x is None else x.detach()
+        torch.zeros(len(rows[0]), *y.shape, dtype=y.dtype, device=y.device)
+        if x is None
+        else x.detach()
         for x, y in zip(found, inputs, strict=True)
     ]

@@ -1,6 +1,7 @@
 r"""Inverse Hessian products by generalised minimal residuals.
 
-    u_k minimises ||(H + damping I) u - a|| over the Krylov space, by Arnoldi with full orthogonalisation
+    u_k minimises ||(H + damping I) u - a|| over the Krylov space, by Arnoldi with full
+    orthogonalisation
 
 Valid for every regular system, symmetric or not; it loses no orthogonality, so it reaches the dense
 answer where minres stalls. One product per step, restart + 1 vectors of memory and restart^2 / 2
@@ -19,8 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bettyc.runtime.report import SolveError
-from bettyc.runtime.strategies.system import Solution, System, rayleigh, steps_for
+from bettyc.runtime.strategies.system import Solution, System, not_finite, rayleigh, steps_for
 from bettyc.strategies import Gmres
 
 Matvec = Callable[[Tensor], Tensor]
@@ -31,7 +31,12 @@ def solve(system: System, options: Gmres) -> Solution:
     a, damping = system.rhs, options.damping
     steps = options.iters or steps_for(system.size)
     found = restarted(
-        lambda v: system.product(v) + damping * v, a, options.tol, steps, options.restart, system.level
+        lambda v: system.product(v) + damping * v,
+        a,
+        options.tol,
+        steps,
+        options.restart,
+        system.level,
     )
     left = found.r + damping * found.x
     note = ""
@@ -81,7 +86,9 @@ def restarted(
 
 
 def cycle(matvec: Matvec, r: Tensor, steps: int, goal: float, level: str) -> tuple[Tensor, int]:
-    """The correction that minimises the residual over one Krylov space, and the products it took."""
+    """The correction that minimises the residual over one Krylov space, and the products it
+    took.
+    """
     beta = float(r.norm())
     basis = [r / beta]
     h = torch.zeros(steps + 1, steps, dtype=torch.float64)
@@ -91,9 +98,7 @@ def cycle(matvec: Matvec, r: Tensor, steps: int, goal: float, level: str) -> tup
         w = matvec(basis[k])
         size = float(w.norm())
         if not math.isfinite(size):
-            raise SolveError(
-                f"a Hessian-vector product of level `{level}` is not finite; lower its learning rate"
-            )
+            raise not_finite(level)
         q = torch.stack(basis)
         for _ in range(2):  # twice is enough to keep the basis orthogonal to rounding
             part = q @ w
@@ -112,7 +117,9 @@ def cycle(matvec: Matvec, r: Tensor, steps: int, goal: float, level: str) -> tup
 
 
 class _Rotations:
-    """The least-squares residual as columns of the Hessenberg matrix arrive, by Givens rotations."""
+    """The least-squares residual as columns of the Hessenberg matrix arrive, by Givens
+    rotations.
+    """
 
     def __init__(self, beta: float) -> None:
         self._turns: list[tuple[float, float]] = []

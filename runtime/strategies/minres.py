@@ -2,10 +2,11 @@ r"""Inverse Hessian products by minimal residuals.
 
     u_k minimises ||(H + damping I) u - a|| over the Krylov space of step k
 
-Valid for every symmetric H, indefinite ones included; where H is singular and `a` leaves its range, the
-part outside is found as the residual that stays, taken off, and the solution of least norm returned,
-with a warning. One product per step, two per pass to check; seven vectors of memory. Its rounding errors
-grow with the square of the condition number, so it is restarted from the true residual.
+Valid for every symmetric H, indefinite ones included; where H is singular and `a` leaves its range,
+the part outside is found as the residual that stays, taken off, and the solution of least norm
+returned, with a warning. One product per step, two per pass to check; seven vectors of memory. Its
+rounding errors grow with the square of the condition number, so it is restarted from the true
+residual.
 
 Paige and Saunders. SIAM Journal on Numerical Analysis 12(4), 1975.
 """
@@ -19,12 +20,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bettyc.runtime.report import SolveError
-from bettyc.runtime.strategies.system import Solution, System, steps_for
+from bettyc.runtime.strategies.system import Solution, System, not_finite, steps_for
 from bettyc.strategies import Minres
 
 Matvec = Callable[[Tensor], Tensor]
-PASSES = 6
+PASSES = 4
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ def solve(system: System, options: Minres) -> Solution:
 
 
 def symmetric(system: System, tol: float, steps: int, damping: float) -> Solution:
-    """minres with restarts, and with the part of the right-hand side outside the range taken off."""
+    """minres with restarts, and with the part of the right-hand side outside the range
+    taken off.
+    """
     a, level = system.rhs, system.level
     size = float(a.norm())
     if not size:
@@ -78,9 +80,11 @@ def symmetric(system: System, tol: float, steps: int, damping: float) -> Solutio
 def refine(
     matvec: Matvec, b: Tensor, goal: float, steps: int, level: str
 ) -> tuple[Tensor, Tensor | None, int, float | None]:
-    """Passes from the true residual until it is below `goal`, stops shrinking, or the steps are used.
+    """Passes from the true residual until it is below `goal`, stops shrinking, or the steps are
+    used.
 
-    Returns x, the residual if it lies outside the range of A (else None), steps and the least Ritz value.
+    Returns x, the residual if it lies outside the range of A (else None), steps and the least Ritz
+    value.
     """
     x, r = torch.zeros_like(b), b
     taken, least = 0, None
@@ -91,7 +95,11 @@ def refine(
         better = x + found.x
         left = b - matvec(better)
         if found.outside and not float(left.norm()) < 0.5 * float(r.norm()):
-            return (x, r, taken, least) if float(r.norm()) < float(left.norm()) else (better, left, taken, least)
+            return (
+                (x, r, taken, least)
+                if float(r.norm()) < float(left.norm())
+                else (better, left, taken, least)
+            )
         if float(left.norm()) < float(r.norm()):
             x, shrunk, r = better, float(left.norm()) / float(r.norm()), left
         else:
@@ -102,7 +110,9 @@ def refine(
 
 
 def minimal_residual(matvec: Matvec, b: Tensor, goal: float, steps: int, level: str) -> Pass:
-    """One run from zero: Lanczos, with the least-squares problem solved by rotations as it grows."""
+    """One run from zero: Lanczos, with the least-squares problem solved by rotations as it
+    grows.
+    """
     eps = torch.finfo(b.dtype).eps
     x = torch.zeros_like(b)
     beta = left = float(b.norm())
@@ -121,9 +131,7 @@ def minimal_residual(matvec: Matvec, b: Tensor, goal: float, steps: int, level: 
         y = y - alpha * v
         norm = float(y.norm())
         if not math.isfinite(alpha + norm):
-            raise SolveError(
-                f"a Hessian-vector product of level `{level}` is not finite; lower its learning rate"
-            )
+            raise not_finite(level)
         diagonal.append(alpha)
         largest = max(largest, math.hypot(alpha, beta, norm))
         # The next row of the rotated triangle.

@@ -2,13 +2,13 @@ r"""Inverse Hessian products by a truncated Neumann series.
 
     H^-1 a  ~  lr \sum_{k=0}^{terms-1} (I - lr H)^k a
 
-Converges when every eigenvalue of H lies in (0, 2/lr); the relative error is then at most
-max|1 - lr lambda|^terms. Costs terms - 1 products, one more for the residual, and two vectors of memory.
+Converges when every eigenvalue of H lies in (0, 2/lr); the relative error is then at most max|1 -
+lr lambda|^terms. Costs terms - 1 products, one more for the residual, and two vectors of memory.
 
-lr = 0 takes 1 / lambda with lambda an estimate from above of the largest eigenvalue (power iteration,
-10 products). A given lr above 2 / lambda makes the terms grow: that is detected on the terms themselves,
-the series starts again with an estimated lr, and the report warns. If it still diverges H is indefinite:
-SolveError. Negative curvature along a term is a warning.
+lr = 0 takes 1 / lambda with lambda an estimate from above of the largest eigenvalue (power
+iteration, 10 products). A given lr above 2 / lambda makes the terms grow: that is detected on the
+terms themselves, the series starts again with an estimated lr, and the report warns. If it still
+diverges H is indefinite: SolveError. Negative curvature along a term is a warning.
 
 Lorraine, Vicol, Duvenaud. AISTATS 2020, arXiv:1911.02590, algorithm 3.
 """
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from bettyc.runtime.report import SolveError
-from bettyc.runtime.strategies.system import Solution, System, rayleigh
+from bettyc.runtime.strategies.system import Solution, System, not_finite, rayleigh
 from bettyc.strategies import Neumann
 
 
@@ -59,7 +59,9 @@ def solve(system: System, options: Neumann) -> Solution:
 
 
 def series(system: System, lr: float, terms: int) -> tuple[Tensor, float] | None:
-    """The truncated series and the least Rayleigh quotient of its terms; None where a term grows."""
+    """The truncated series and the least Rayleigh quotient of its terms; None where a term
+    grows.
+    """
     term = system.rhs
     size = float(term.norm())
     limit = size * (1 + 1e-3)
@@ -78,7 +80,9 @@ def series(system: System, lr: float, terms: int) -> tuple[Tensor, float] | None
 
 
 def largest_eigenvalue(system: System, steps: int = 10) -> float:
-    """An estimate from above of max |eigenvalue| of H: power iteration, its quotient plus its residual."""
+    """An estimate from above of max |eigenvalue| of H: power iteration, its quotient plus its
+    residual.
+    """
     generator = torch.Generator().manual_seed(0)
     v = torch.randn(system.size, generator=generator, dtype=torch.float64).to(system.rhs)
     v = v / v.norm()
@@ -93,7 +97,5 @@ def largest_eigenvalue(system: System, steps: int = 10) -> float:
         v = h_v / norm
     estimate = abs(quotient) + slack
     if not estimate < float("inf"):
-        raise SolveError(
-            f"a Hessian-vector product of level `{system.level}` is not finite; lower its learning rate"
-        )
+        raise not_finite(system.level)
     return estimate or 1.0

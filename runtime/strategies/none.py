@@ -1,7 +1,8 @@
-"""No gradient through the response: the level's solution is taken as a constant, (dg/dtheta_R)^T u ~ 0.
+"""No gradient through the response: the level's solution is taken as a constant, (dg/dtheta_R)^T u
+~ 0.
 
-Costs nothing. Right only where the solution does not move with the variables above; with one inner step
-from `copy` it is first-order MAML.
+Costs nothing. Right only where the solution does not move with the variables above; with one inner
+step from `copy` it is first-order MAML.
 
 Finn, Abbeel, Levine. ICML 2017, arXiv:1703.03400, section 5.2.
 """

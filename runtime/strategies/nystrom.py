@@ -5,8 +5,8 @@ r"""Inverse Hessian products by a low-rank sketch and the Woodbury identity.
 
 For a positive semi-definite H the sketch lies between 0 and H, so the error is at most that of the
 eigenvalues beyond `rank`; with rank = n it is the damped inverse exactly. `rank` products (in one
-batch), n * rank numbers; the sketch does not depend on a. The paper draws columns of H; random directions
-have the same cost and an error bound that does not depend on the basis.
+batch), n * rank numbers; the sketch does not depend on a. The paper draws columns of H; random
+directions have the same cost and an error bound that does not depend on the basis.
 
 Hataya and Yamada. AISTATS 2023, arXiv:2302.09726; Frangella, Tropp and Udell, arXiv:2110.02820.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bettyc.runtime.report import SolveError
-from bettyc.runtime.strategies.system import Solution, System, rayleigh
+from bettyc.runtime.strategies.system import Solution, System, not_finite, rayleigh
 from bettyc.strategies import Nystrom
 
 
@@ -31,9 +31,7 @@ def solve(system: System, options: Nystrom) -> Solution:
     c, w = sketch(system, min(options.rank, system.size))
     core = options.damping * w + c.T @ c
     if not bool(torch.isfinite(core).all()):
-        raise SolveError(
-            f"a Hessian-vector product of level `{system.level}` is not finite; lower its learning rate"
-        )
+        raise not_finite(system.level)
     u = (a - c @ (_pinv(core) @ (c.T @ a))) / options.damping
     h_u = system.product(u) if system.certify else None
     negative = float(torch.linalg.eigvalsh(w)[0]) < -1e-6 * float(w.norm())
@@ -49,7 +47,9 @@ def solve(system: System, options: Nystrom) -> Solution:
 
 
 def sketch(system: System, rank: int) -> tuple[Tensor, Tensor]:
-    """C = H Q, shape (size, rank), and W = Q^T H Q, for a fixed random Q with orthonormal columns."""
+    """C = H Q, shape (size, rank), and W = Q^T H Q, for a fixed random Q with orthonormal
+    columns.
+    """
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(system.size, rank, generator=generator, dtype=torch.float64)
     q = torch.linalg.qr(noise)[0].to(system.rhs)

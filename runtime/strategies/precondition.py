@@ -1,4 +1,5 @@
-r"""Preconditioners of conjugate gradient: an approximation of (H + damping I)^-1 that is cheap to apply.
+r"""Preconditioners of conjugate gradient: an approximation of (H + damping I)^-1 that is cheap to
+apply.
 
     none         the identity
     optimizer    division by the optimizer's own scale, such as Adam's sqrt(v) + eps: no product

@@ -46,7 +46,9 @@ def step(
     others: Mapping[str, Tensor],
     graph: bool,
 ) -> tuple[Tensor, State]:
-    """Step k of the inner optimizer from (theta, state); with `graph`, differentiable in all of them."""
+    """Step k of the inner optimizer from (theta, state); with `graph`, differentiable in all of
+    them.
+    """
     with torch.enable_grad():
         # A view, so that the derivative in `own` leaves out what else depends on the same tensor.
         own = theta.view_as(theta) if theta.requires_grad else theta.detach().requires_grad_()

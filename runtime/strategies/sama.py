@@ -4,10 +4,10 @@ r"""Cross terms by a difference along the optimizer's own Jacobian.
     (dg_Q/dtheta_R)^T u  by a central difference of the gradient at theta_T-1, of length eps
 
 The derivative of the last inner step of the real optimizer (any that is differentiable; momentum,
-bias correction and weight decay included): what `unroll` of one step gives, without second derivatives. As far
-from the implicit gradient as one step is from convergence. One gradient and one vector-Jacobian product
-of the update for u, two gradients for the difference. Where the gradient is exactly zero, Adam's Jacobian is
-bounded only by its eps.
+bias correction and weight decay included): what `unroll` of one step gives, without second
+derivatives. As far from the implicit gradient as one step is from convergence. One gradient and one
+vector-Jacobian product of the update for u, two gradients for the difference. Where the gradient is
+exactly zero, Adam's Jacobian is bounded only by its eps.
 
 Choe, Mehta, Ahn, Neiswanger, Xie, Strubell, Xing. NeurIPS 2023, arXiv:2310.05674.
 """
@@ -33,14 +33,13 @@ def pull(system: System, options: Sama) -> Pulled:
     if not path.length:
         return Pulled({name: torch.zeros_like(system.theta[name]) for name in system.into})
     k = path.length - 1
-    theta, state = replay(
-        system, path, path.begin(system.theta), 0, k, system.theta, graph=False
-    )
+    theta, state = replay(system, path, path.begin(system.theta), 0, k, system.theta, graph=False)
     grad = gradient_at(system, path, theta, k)
     u = step_jacobian(system, theta, grad, state, k)
     if not bool(torch.isfinite(u).all()):
         raise SolveError(
-            f"the optimizer of level `{system.level}` has no derivative at its last gradient; raise its eps"
+            f"the optimizer of level `{system.level}` has no derivative at its last gradient;"
+            " raise its eps"
         )
     seen = {**system.theta, **path.below(k), system.level: theta}
     at = dataclasses.replace(system, theta=seen, frame=path.frame(k))
@@ -66,7 +65,10 @@ def step_jacobian(
         g = grad.detach().requires_grad_()
         moved, _ = path.advance(k, theta.detach(), g, state, system.theta)
         (back,) = torch.autograd.grad(
-            moved, [g], system.rhs.reshape(theta.shape).to(moved.dtype), allow_unused=True,
+            moved,
+            [g],
+            system.rhs.reshape(theta.shape).to(moved.dtype),
+            allow_unused=True,
             materialize_grads=True,
         )
     return -back

@@ -3,11 +3,11 @@ r"""Gradients through sampling by the score function.
     \nabla E_{x ~ p_theta}[r(x)]  =  E[(r(x) - b) \nabla log p_theta(x)]
 
 Unbiased for any baseline b that does not depend on the sample it is taken from: `none` (b = 0) or
-`leave_one_out` (the mean of the other rewards, at least two samples), which lowers the variance. Needs log-probabilities
-that are differentiable and rewards that need not be.
+`leave_one_out` (the mean of the other rewards, at least two samples), which lowers the variance.
+Needs log-probabilities that are differentiable and rewards that need not be.
 
-The function returns a scalar whose gradient is the estimate; add it to an objective whose batch was drawn
-from the variables in question.
+The function returns a scalar whose gradient is the estimate; add it to an objective whose batch was
+drawn from the variables in question.
 
 Williams. Machine Learning 8, 1992 (REINFORCE); Kool, van Hoof, Welling 2019 (leave one out).
 """

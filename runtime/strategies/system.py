@@ -1,8 +1,8 @@
 """One pull of an adjoint through one level: what every strategy is given, and what it gives back.
 
 A strategy answers for `level` Q, with adjoint a: the cross terms (dg_Q/dtheta_R)^T u for every R of
-`into`, where H_Q u = a. Most strategies are a `solve`, System -> Solution, and the cross products are
-taken for them; those that avoid second derivatives are a `pull`, System -> Pulled.
+`into`, where H_Q u = a. Most strategies are a `solve`, System -> Solution, and the cross products
+are taken for them; those that avoid second derivatives are a `pull`, System -> Pulled.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from torch import Tensor
 
 from bettyc.runtime.objective import Frame, Objective
 from bettyc.runtime.products import Products, gradients
+from bettyc.runtime.products import products as products_of
 from bettyc.runtime.report import SolveError
 
 
 class Trajectory(Protocol):
     """The inner steps that led to the level's variables, so that they can be replayed.
 
-    `others` maps every level to its flat variables; those that carry gradient stay connected, so that
-    a start copied from another level, or a learning rate that is a variable, is differentiated.
+    `others` maps every level to its flat variables; those that carry gradient stay connected, so
+    that a start copied from another level, or a learning rate that is a variable, is
+    differentiated.
     """
 
     length: int
@@ -49,7 +51,9 @@ class Trajectory(Protocol):
         state: dict[str, Tensor],
         others: Mapping[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Step k of the optimizer, clipping and projection included; differentiable in all tensors."""
+        """Step k of the optimizer, clipping and projection included; differentiable in all
+        tensors.
+        """
         ...
 
 
@@ -57,12 +61,12 @@ class Trajectory(Protocol):
 class System:
     """H u = a for one level, with all that a strategy may use to answer it.
 
-    rhs: a, shape (size,). theta: flat variables of all levels; frame: of the level's objective.
-    mu: known strong convexity. lr: the lower learning rate, None where the optimizer has none.
-    scale: a positive approximation of diag(H), from the optimizer's state. warm: the last solution.
-    trajectory: of the inner steps, where the executor recorded it. upper: the root's derivatives in the
-    level's and in its own variables, as functions of the former; None where a has other sources.
-    certify: whether to spend a product on the true residual.
+    rhs: a, shape (size,). theta: flat variables of all levels; frame: of the level's objective. mu:
+    known strong convexity. lr: the lower learning rate, None where the optimizer has none. scale: a
+    positive approximation of diag(H), from the optimizer's state. warm: the last solution.
+    trajectory: of the inner steps, where the executor recorded it. upper: the root's derivatives in
+    the level's and in its own variables, as functions of the former; None where a has other
+    sources. certify: whether to spend a product on the true residual.
     """
 
     level: str
@@ -82,7 +86,7 @@ class System:
 
     @cached_property
     def products(self) -> Products:
-        return Products(self.objective, self.theta, self.frame, self.into)
+        return products_of(self.objective, self.theta, self.frame, self.into)
 
     @property
     def size(self) -> int:
@@ -103,7 +107,9 @@ class System:
         return self.products.dense().to(self.rhs.dtype)
 
     def gradients_at(self, own: Tensor, wrt: Sequence[str]) -> dict[str, Tensor]:
-        """First derivatives of the level's objective with the level's variables replaced by `own`."""
+        """First derivatives of the level's objective with the level's variables replaced by
+        `own`.
+        """
         return gradients(self.objective, {**self.theta, self.level: own}, self.frame, wrt)[1]
 
     def learning_rate(self) -> Tensor:
@@ -135,10 +141,11 @@ class Solution:
 
 @dataclass(frozen=True)
 class Pulled:
-    """The cross terms of a strategy that takes them itself: for every R of `into`, shape of theta[R].
+    """The cross terms of a strategy that takes them itself: for every R of `into`, shape of
+    theta[R].
 
-    products: gradient evaluations spent. direction: what the level itself moves along, for the rules
-    that move it together with the root.
+    products: gradient evaluations spent. direction: what the level itself moves along, for the
+    rules that move it together with the root.
     """
 
     cross: Mapping[str, Tensor]
@@ -148,6 +155,13 @@ class Pulled:
     severe: bool = False
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     direction: Tensor | None = None
+
+
+def not_finite(level: str) -> SolveError:
+    """What to raise when H v is not finite."""
+    return SolveError(
+        f"a Hessian-vector product of level `{level}` is not finite; lower its learning rate"
+    )
 
 
 def steps_for(size: int) -> int:

@@ -3,16 +3,17 @@ r"""Cross terms by reverse mode through the optimizer's updates.
     (theta_k+1, s_k+1) = update(theta_k, s_k, g(theta_k; theta_R), options(theta_R)),  k = 0 .. T-1
     cross_R = - (d theta_T / d theta_R)^T a
 
-The recorded steps are replayed with the same frames, so the replayed theta_T is the level's theta bit for bit. Where the start is
-copied from another level, or the learning rate is a variable, their gradients are included: nothing
-is assumed about convergence. Exact for what the optimizer did; it approaches the implicit gradient at the rate at which the
-optimizer converges.
+The recorded steps are replayed with the same frames, so the replayed theta_T is the level's theta
+bit for bit. Where the start is copied from another level, or the learning rate is a variable, their
+gradients are included: nothing is assumed about convergence. Exact for what the optimizer did; it
+approaches the implicit gradient at the rate at which the optimizer converges.
 
-T gradients and T backward passes through them. Memory: the graphs of T steps, or with `recompute` the
-graphs of sqrt(T) steps and sqrt(T) iterates, for one more forward pass. `truncate` = K differentiates only the last K steps;
-the error decays like the contraction factor to the power K.
+T gradients and T backward passes through them. Memory: the graphs of T steps, or with `recompute`
+the graphs of sqrt(T) steps and sqrt(T) iterates, for one more forward pass. `truncate` = K
+differentiates only the last K steps; the error decays like the contraction factor to the power K.
 
-Maclaurin, Duvenaud, Adams 2015; MAML, arXiv:1703.03400; Shaban et al., arXiv:1810.10667 (truncation).
+Maclaurin, Duvenaud, Adams 2015; MAML, arXiv:1703.03400; Shaban et al., arXiv:1810.10667
+(truncation).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from bettyc.runtime.report import SolveError
 from bettyc.runtime.strategies.replay import State, floating, replay, trajectory_of
 from bettyc.runtime.strategies.system import Pulled, System, Trajectory
 from bettyc.strategies import Unroll
+
 
 def pull(system: System, options: Unroll) -> Pulled:
     """The cross terms of the replayed trajectory, oldest steps cut off by `truncate`."""
@@ -46,15 +48,13 @@ def pull(system: System, options: Unroll) -> Pulled:
             total[name] = total[name] - value
     if not all(bool(torch.isfinite(value).all()) for value in total.values()):
         raise SolveError(
-            f"the unrolled gradient of level `{system.level}` is not finite; lower its learning rate or"
-            " set `truncate`"
+            f"the unrolled gradient of level `{system.level}` is not finite; lower its learning"
+            " rate or set `truncate`"
         )
     return Pulled(total, products=2 * count)
 
 
-def _points(
-    system: System, path: Trajectory, cuts: list[int]
-) -> dict[int, tuple[Tensor, State]]:
+def _points(system: System, path: Trajectory, cuts: list[int]) -> dict[int, tuple[Tensor, State]]:
     """The iterate and state before each of the steps `cuts`, without graphs."""
     with torch.no_grad():
         point = path.begin(system.theta)
@@ -83,7 +83,9 @@ def _reverse(
     a_theta: Tensor,
     a_state: State,
 ) -> _Back:
-    """Cotangents pulled back through steps start .. end-1, and through the start itself for step 0."""
+    """Cotangents pulled back through steps start .. end-1, and through the start itself for
+    step 0.
+    """
     leaves = {name: system.theta[name].detach().requires_grad_() for name in system.into}
     others = {**system.theta, **leaves}
     with torch.enable_grad():

@@ -1,11 +1,13 @@
 r"""Cross terms by partial zeroth order: the inner steps replayed for perturbed upper variables.
 
-    cross = -mean_j  d_j <a, theta_T(theta_R + sigma d_j) - theta_T(theta_R - sigma d_j)> / (2 sigma),  d_j ~ N(0, I)
+    cross = -mean_j  d_j <a, theta_T(theta_R + sigma d_j) - theta_T(theta_R - sigma d_j)> / (2
+    sigma),  d_j ~ N(0, I)
 
-Only the response is estimated, the rest of the chain rule is exact. Unbiased for a response that is linear
-in theta_R, otherwise for the response smoothed over sigma; the variance of one sample is about the number of
-upper scalars times the square of the answer, so the error falls as sqrt(upper scalars / samples). 2 * samples replays of
-the inner steps, first derivatives only, two vectors of memory. The directions are drawn from the frame's seed.
+Only the response is estimated, the rest of the chain rule is exact. Unbiased for a response that is
+linear in theta_R, otherwise for the response smoothed over sigma; the variance of one sample is
+about the number of upper scalars times the square of the answer, so the error falls as sqrt(upper
+scalars / samples). 2 * samples replays of the inner steps, first derivatives only, two vectors of
+memory. The directions are drawn from the frame's seed.
 
 Sow, Ji, Guan, Liang (PZOBO). AAAI 2022, arXiv:2203.01123.
 """

@@ -69,7 +69,7 @@ def test_direct_chain_equals_its_path(depth, strategy):
 
 
 def test_starred_level_that_does_not_depend_on_the_reader_is_pulled_through():
-    # Learning by ignoring: finetune stars pretrain, reweight stars finetune and is read by pretrain.
+    # Learning by ignoring: finetune stars pretrain; reweight stars finetune, pretrain reads it.
     problem = build(
         {"pretrain": 3, "finetune": 2, "reweight": 2},
         {"finetune": ("pretrain",), "reweight": ("finetune",)},

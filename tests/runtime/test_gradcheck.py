@@ -12,7 +12,14 @@ from problems import normal, relative, ridge
 
 from bettyc.runtime.adjoint import Lower, hypergradient
 from bettyc.runtime.gradcheck import (
-    Piece, by_differences, by_unrolling, compare, coordinates, gradcheck, respond, worst,
+    Piece,
+    by_differences,
+    by_unrolling,
+    compare,
+    coordinates,
+    gradcheck,
+    respond,
+    worst,
 )
 from bettyc.runtime.nesting import Nest
 from bettyc.runtime.report import SolveError
@@ -33,7 +40,9 @@ def three():
 
 def test_respond_solves_every_level_below():
     problem, point = three()
-    away = {n: x + (0.05 * normal(len(x), seed=1) if n != "top" else 0) for n, x in point.theta.items()}
+    away = {
+        n: x + (0.05 * normal(len(x), seed=1) if n != "top" else 0) for n, x in point.theta.items()
+    }
     found = respond("top", point.at(away))
 
     for name in ("low", "mid", "top"):
@@ -66,7 +75,10 @@ def test_a_right_hypergradient_passes_and_a_truncated_one_does_not():
     wrong = gradcheck("tune", planned(problem, Neumann(terms=1, lr=0.1)), point, pieces)
 
     assert [(row.variable, row.reference) for row in right] == [
-        ("log_wd", "unroll"), ("rest", "unroll"), ("log_wd", "differences"), ("rest", "differences"),
+        ("log_wd", "unroll"),
+        ("rest", "unroll"),
+        ("log_wd", "differences"),
+        ("rest", "differences"),
     ]
     assert worst(right) < 1e-6
     assert all(row.cosine > 1 - 1e-9 for row in right)

@@ -1,4 +1,6 @@
-"""Replicated levels: one solve per replica, cross terms added up; the same as one block-diagonal level."""
+"""Replicated levels: one solve per replica, cross terms added up; the same as one block-diagonal
+level.
+"""
 
 import dataclasses
 
@@ -11,7 +13,17 @@ from bettyc.plan import Pull
 from bettyc.runtime.adjoint import Lower, hypergradient
 from bettyc.runtime.objective import Frame
 from bettyc.strategies import (
-    CG, Exact, FiniteDiff, FixedPoint, Forward, Neumann, OneStep, Penalty, Sama, SingleLoop, Unroll,
+    CG,
+    Exact,
+    FiniteDiff,
+    FixedPoint,
+    Forward,
+    Neumann,
+    OneStep,
+    Penalty,
+    Sama,
+    SingleLoop,
+    Unroll,
 )
 
 COUNT, SIZE, UPPER = 3, 4, 2
@@ -65,7 +77,7 @@ def series(terms, lr=0.3):
 
 
 @pytest.mark.parametrize(
-    "strategy,solve",
+    ("strategy", "solve"),
     [
         (Exact(), torch.linalg.solve),
         (CG(tol=1e-13), torch.linalg.solve),
@@ -107,7 +119,9 @@ def test_the_report_is_the_least_favourable():
     u = [series(2)(HS[i], a[i]) for i in range(COUNT)]
     worst = max(float((HS[i] @ u[i] - a[i]).norm() / a[i].norm()) for i in range(COUNT))
 
-    assert run(Neumann(terms=2, lr=0.3)).reports[0].relative_residual == pytest.approx(worst, rel=1e-9)
+    assert run(Neumann(terms=2, lr=0.3)).reports[0].relative_residual == pytest.approx(
+        worst, rel=1e-9
+    )
 
 
 def test_a_replicated_root_has_one_gradient_per_replica():
@@ -128,7 +142,9 @@ def test_no_replicas():
             objectives=OBJECTIVES,
             theta=theta,
             frames=FRAMES,
-            lowers={"task": Lower(strategy, trajectory=dataclasses.replace(STEPS, start=theta["task"]))},
+            lowers={
+                "task": Lower(strategy, trajectory=dataclasses.replace(STEPS, start=theta["task"]))
+            },
             pulls=(Pull("task", ("meta",)),),
         )
         assert torch.equal(found.grad, THETA["meta"])

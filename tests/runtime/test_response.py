@@ -5,8 +5,8 @@ from functools import cache
 
 import pytest
 import torch
-from problems import relative
 from nonlinear import curved, hpo_of_hpo
+from problems import relative
 from quadratics import chain
 
 from bettyc.plan import Pull
@@ -18,7 +18,9 @@ from bettyc.strategies import CG, Exact
 
 def nested(at, root, strategy, solver=None):
     nest = Nest({name: f.reads for name, f in at.objectives.items()}, at.order)
-    point = Point(nest, at.objectives, at.frames, at.theta, dict.fromkeys(at.order, solver) if solver else {})
+    point = Point(
+        nest, at.objectives, at.frames, at.theta, dict.fromkeys(at.order, solver) if solver else {}
+    )
     pulls = nest.sweep(root, frozenset(at.order))
     return hypergradient(
         root,
@@ -37,7 +39,10 @@ def test_total_chain_equals_the_nested_problem(depth, strategy):
     z = problem.solution()
     top = problem.order[-1]
 
-    assert relative(nested(problem.problem(z), top, strategy).grad, problem.nested_answer(top, z)) < 1e-8
+    assert (
+        relative(nested(problem.problem(z), top, strategy).grad, problem.nested_answer(top, z))
+        < 1e-8
+    )
 
 
 def test_direct_is_wrong_where_total_is_right():

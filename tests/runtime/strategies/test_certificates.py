@@ -1,4 +1,6 @@
-"""What a report says is true: residuals, Ritz values, bounds, products; and the options of the solvers."""
+"""What a report says is true: residuals, Ritz values, bounds, products; and the options of the
+solvers.
+"""
 
 import dataclasses
 
@@ -23,7 +25,14 @@ def away(problem, seed=3):
 
 @pytest.mark.parametrize(
     "strategy",
-    [CG(iters=3), Minres(iters=3), Gmres(iters=3), Neumann(terms=4, lr=0.5), Nystrom(rank=2), OneStep()],
+    [
+        CG(iters=3),
+        Minres(iters=3),
+        Gmres(iters=3),
+        Neumann(terms=4, lr=0.5),
+        Nystrom(rank=2),
+        OneStep(),
+    ],
 )
 def test_the_bound_holds_and_is_the_residual_over_mu(strategy):
     h = spd(6, 10, seed=1)
@@ -70,7 +79,10 @@ def test_damping_is_part_of_the_system():
         assert relative(found.grad, expected) < 1e-10
         assert found.reports[0].relative_residual == pytest.approx(left, rel=1e-6)
         assert found.reports[0].converged
-    assert relative(differentiate(problem, Lower(Gmres(tol=1e-13, damping=0.3))).grad, expected) < 1e-10
+    assert (
+        relative(differentiate(problem, Lower(Gmres(tol=1e-13, damping=0.3))).grad, expected)
+        < 1e-10
+    )
 
 
 def test_damping_makes_an_indefinite_system_definite():
@@ -129,7 +141,9 @@ def test_a_warm_start_continues_from_the_last_solution():
     lower = Lower(CG(tol=1e-10, warm=True))
     first = differentiate(problem, lower)
     again = differentiate(problem, lower, memory=first.memory)
-    moved = dataclasses.replace(problem, theta={**problem.theta, "low": 1.001 * problem.theta["low"]})
+    moved = dataclasses.replace(
+        problem, theta={**problem.theta, "low": 1.001 * problem.theta["low"]}
+    )
     near = differentiate(moved, lower, memory=first.memory)
 
     assert set(first.memory) == {"up/low/u"}
@@ -150,11 +164,48 @@ def test_warm_few_steps_add_up():
     assert relative(found.grad, problem.answer) < 1e-6
 
 
-def test_rounding_is_repaired_by_restarts():
+def test_restarts_repair_the_rounding_of_minres():
+    problem = two_levels(spd(12, 1e6, seed=3), 3)
+    report = differentiate(problem, Lower(Minres(tol=1e-9))).reports[0]
+
+    assert report.converged
+    assert report.relative_residual < 1e-9
+
+
+def test_cg_says_where_rounding_is_in_the_way():
     problem = two_levels(spd(12, 1e6, seed=1))
-    found = differentiate(problem, Lower(CG(tol=1e-13)))
+    found = differentiate(problem, Lower(CG(tol=1e-14)))
+    report = found.reports[0]
 
     assert relative(found.grad, problem.answer) < 1e-8
+    assert not report.converged
+    assert 1e-14 < report.relative_residual < 1e-9
+    assert "rounding" in report.note
+    assert not report.severe
+
+
+def test_cg_that_runs_out_of_its_own_steps_warns():
+    problem = two_levels(spd(200, 1e8, seed=1))
+    report = differentiate(problem, Lower(CG(tol=1e-12))).reports[0]
+    asked = differentiate(problem, Lower(CG(tol=1e-12, iters=5))).reports[0]
+
+    assert (report.iterations, report.converged, report.severe) == (1000, False, True)
+    assert "raise `iters`" in report.note
+    assert (asked.iterations, asked.converged, asked.severe) == (5, False, False)
+
+
+@pytest.mark.parametrize("name", ["minres", "gmres"])
+def test_minimal_residual_methods_are_optimal_after_k_steps(name):
+    problem = two_levels(spd(6, 30, seed=9))
+    h, a = problem.extra["h"], problem.extra["a"]
+    for k in (1, 2, 3, 4):
+        krylov = torch.stack([torch.linalg.matrix_power(h, i) @ a for i in range(k)], 1)
+        u = krylov @ torch.linalg.lstsq(h @ krylov, a[:, None]).solution[:, 0]
+        options = {"minres": Minres, "gmres": Gmres}[name](iters=k, tol=0.0)
+        found = differentiate(problem, Lower(options))
+
+        assert relative(found.grad, problem.theta["up"] - problem.extra["b_x"].T @ u) < 1e-8
+        assert found.reports[0].iterations == k
 
 
 def test_low_rank_hessian_is_recovered_by_a_sketch_of_its_rank():

@@ -10,7 +10,6 @@ from bettyc.runtime.adjoint import Lower
 from bettyc.runtime.report import SolveError
 from bettyc.strategies import CG, Exact, FiniteDiff, Frozen, Minres, Neumann, Unroll
 
-
 SOLVERS = [Exact(), CG(tol=1e-12), Minres(tol=1e-12)]
 
 
@@ -98,7 +97,9 @@ def test_unroll_equals_explicit_steps_on_a_quadratic(length, recompute):
     # w_T = (I - lr H)^T w_0 - sum_k (I - lr H)^k lr (B x + b)
     jacobian = -sum(lr * torch.linalg.matrix_power(eye - lr * h, k) @ b_x for k in range(length))
     w = torch.linalg.matrix_power(eye - lr * h, length) @ start - sum(
-        lr * torch.linalg.matrix_power(eye - lr * h, k) @ (b_x @ problem.theta["up"] + problem.extra["b"])
+        lr
+        * torch.linalg.matrix_power(eye - lr * h, k)
+        @ (b_x @ problem.theta["up"] + problem.extra["b"])
         for k in range(length)
     )
     c = problem.theta["low"] - problem.extra["a"]
@@ -154,9 +155,12 @@ def test_unroll_truncated_keeps_the_last_steps(truncate):
     lr, eye = 0.7, torch.eye(4, dtype=h.dtype)
     steps = Steps(6, torch.zeros(4, dtype=h.dtype), lr, [FRAME])
     full = unroll(problem, steps, Unroll())
-    jacobian = [-lr * torch.linalg.matrix_power(eye - lr * h, k) @ problem.extra["b_x"] for k in range(6)]
+    jacobian = [
+        -lr * torch.linalg.matrix_power(eye - lr * h, k) @ problem.extra["b_x"] for k in range(6)
+    ]
     w = sum(
-        -lr * torch.linalg.matrix_power(eye - lr * h, k)
+        -lr
+        * torch.linalg.matrix_power(eye - lr * h, k)
         @ (problem.extra["b_x"] @ problem.theta["up"] + problem.extra["b"])
         for k in range(6)
     )

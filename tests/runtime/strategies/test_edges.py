@@ -1,6 +1,7 @@
 """Where libraries divide by zero: every strategy against its formula, on every awkward system.
 
-On 1/2 w.Hw + w.Bx + b.w every strategy is a u with hypergradient x - B^T u; the table below says which.
+On 1/2 w.Hw + w.Bx + b.w every strategy is a u with hypergradient x - B^T u; the table below says
+which.
 """
 
 import math
@@ -101,7 +102,9 @@ ROWS: dict[str, tuple[Any, Answer]] = {
 
 
 def case(h: Tensor, zero: bool = False, inside: bool = False) -> tuple[Problem, Case, Steps]:
-    """A two-level problem after a few gradient steps. zero: no adjoint. inside: the adjoint in H's range."""
+    """A two-level problem after a few gradient steps. zero: no adjoint. inside: the adjoint in H's
+    range.
+    """
     n = len(h)
     b_x, b, x = normal(n, 2, seed=1), normal(n, seed=2), normal(2, seed=3)
     a = h @ normal(n, seed=4) if inside else normal(n, seed=4)
@@ -179,7 +182,9 @@ def test_defined_answer(which, name):
         assert relative(found.grad, expected) < 1e-9
         if report.relative_residual is not None and len(h):
             left = float((h @ u - system.a).norm()) / max(float(system.a.norm()), 1e-300)
-            assert math.isclose(report.relative_residual, min(left, 1e300), rel_tol=1e-6, abs_tol=1e-9)
+            assert math.isclose(
+                report.relative_residual, min(left, 1e300), rel_tol=1e-6, abs_tol=1e-9
+            )
     for value in (report.relative_residual, report.min_ritz, report.bound):
         assert value is None or math.isfinite(value)
 
@@ -236,7 +241,7 @@ def test_one_step_past_convergence():
 
 
 def test_cg_after_k_steps_has_one_iterate_more_than_after_k_minus_one():
-    # Some libraries drop the last iterate: k steps must be optimal over the Krylov space of dimension k.
+    # Some libraries drop the last iterate: k steps must be optimal over k dimensions.
     problem, system, _ = case(spd(5, 30, seed=9))
     h, a = system.h, system.a
     for k in (1, 2, 3):
@@ -250,11 +255,13 @@ def test_cg_after_k_steps_has_one_iterate_more_than_after_k_minus_one():
 
 @pytest.mark.parametrize("name", ROWS)
 def test_objective_that_does_not_depend_on_its_level(name):
-    options, answer = ROWS[name]
-    problem, system, steps = case(torch.zeros(3, 3, dtype=torch.float64))
+    options, _ = ROWS[name]
+    problem, _, steps = case(torch.zeros(3, 3, dtype=torch.float64))
     up = problem.theta["up"]
     low = Formula("low", ("low", "up"), lambda t: t["up"].square().sum())
-    problem = Problem({**problem.objectives, "low": low}, problem.theta, problem.order, problem.pulls)
+    problem = Problem(
+        {**problem.objectives, "low": low}, problem.theta, problem.order, problem.pulls
+    )
 
     found = differentiate(problem, Lower(options, lr=LR, trajectory=steps))
 
@@ -268,6 +275,8 @@ def test_a_product_that_is_not_finite_is_an_error(name):
     problem, _, _ = case(spd(5, 4, seed=9))
     h = spd(5, 4, seed=9) * float("nan")
     low = Formula("low", ("low", "up"), lambda t: t["low"] @ h @ t["low"] + t["up"].sum())
-    problem = Problem({**problem.objectives, "low": low}, problem.theta, problem.order, problem.pulls)
+    problem = Problem(
+        {**problem.objectives, "low": low}, problem.theta, problem.order, problem.pulls
+    )
     with pytest.raises(SolveError, match="learning rate"):
         differentiate(problem, Lower(ROWS[name][0]))

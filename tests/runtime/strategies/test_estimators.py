@@ -96,7 +96,8 @@ def test_zeroth_order_of_smoothed_response_is_first_order_in_sigma():
     steps = Steps(3, normal(4, seed=8), 0.5, [FRAME])
     end = after(problem, steps)
     small, large = (
-        differentiate(end, Lower(ZerothOrder(50, sigma), trajectory=steps)).grad for sigma in (1e-3, 1.0)
+        differentiate(end, Lower(ZerothOrder(50, sigma), trajectory=steps)).grad
+        for sigma in (1e-3, 1.0)
     )
 
     # the response is linear: sigma cancels

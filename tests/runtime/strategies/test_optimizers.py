@@ -1,4 +1,6 @@
-"""Strategies that differentiate the real optimizers: against autograd through torch.optim itself."""
+"""Strategies that differentiate the real optimizers: against autograd through torch.optim
+itself.
+"""
 
 from dataclasses import asdict, dataclass
 
@@ -62,7 +64,9 @@ def recorded(name, options, length, start, lr=0.05):
 
 @dataclass(frozen=True)
 class LastStep:
-    """torch.optim before its last step; `step(g)` takes it, differentiably, and can be called again."""
+    """torch.optim before its last step; `step(g)` takes it, differentiably, and can be called
+    again.
+    """
 
     optimizer: torch.optim.Optimizer
     before: torch.Tensor
@@ -91,7 +95,7 @@ def torch_steps(name, options, start, gradient, count):
     return LastStep(optimizer, w.clone(), dict(optimizer.state[w]))
 
 
-@pytest.mark.parametrize("name,options", CHOICES)
+@pytest.mark.parametrize(("name", "options"), CHOICES)
 @pytest.mark.parametrize("count", [1, 2, 10, 100, 1000])
 def test_sama_equals_autograd_through_the_last_torch_step(double, count, name, options):
     problem = two_levels(spd(4, 5, seed=2))
@@ -110,7 +114,7 @@ def test_sama_equals_autograd_through_the_last_torch_step(double, count, name, o
     assert relative(end.theta["low"], moved.detach()) < 1e-7
     a = end.theta["low"] - (problem.theta["low"] - problem.extra["a"])
     if name == "sgd":
-        # torch detaches the first momentum buffer; the step is linear in g, so a difference is exact.
+        # torch detaches the first momentum buffer; a difference is exact, the step being linear.
         at = g.detach()
         u = torch.stack([(last.step(at + e) - last.step(at - e)) @ a / 2 for e in torch.eye(4)])
     else:
@@ -120,7 +124,7 @@ def test_sama_equals_autograd_through_the_last_torch_step(double, count, name, o
     assert relative(indirect, b_x.T @ u) < 1e-6
 
 
-@pytest.mark.parametrize("name,options", CHOICES)
+@pytest.mark.parametrize(("name", "options"), CHOICES)
 @pytest.mark.parametrize("of_lr", [False, True])
 def test_unroll_and_forward_equal_autograd_through_the_steps(of_lr, name, options):
     problem = logistic()
@@ -142,7 +146,12 @@ def test_the_learning_rate_alone_is_differentiated():
     fixed = problem.theta["up"]
     alone = type(low)("low", ("low",), lambda t: low.function({**t, "up": fixed}))
     problem = type(problem)(
-        {**problem.objectives, "low": alone}, problem.theta, problem.order, problem.pulls, None, problem.extra
+        {**problem.objectives, "low": alone},
+        problem.theta,
+        problem.order,
+        problem.pulls,
+        None,
+        problem.extra,
     )
     steps = Steps(5, normal(3, seed=1), lambda t: torch.sigmoid(t["up"]), [FRAME])
     x = problem.theta["up"].clone().requires_grad_()

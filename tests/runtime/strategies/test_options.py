@@ -22,7 +22,7 @@ def test_a_call_becomes_its_options():
 
 
 @pytest.mark.parametrize(
-    "call,message",
+    ("call", "message"),
     [
         (Call("cgg"), "no strategy `cgg`"),
         (Call("cg", (), (("iter", 3),)), "iters, tol, damping"),

@@ -10,7 +10,7 @@ from problems import normal, relative, ridge, spd, two_levels
 from bettyc.plan import Pull
 from bettyc.runtime.adjoint import Lower
 from bettyc.runtime.report import SolveError
-from bettyc.strategies import CG, Penalty, SingleLoop
+from bettyc.strategies import Penalty, SingleLoop
 
 
 def test_f2sa_error_falls_as_one_over_the_weight():
@@ -80,9 +80,12 @@ def test_bome_direction():
 
 def test_bome_is_refused_where_another_adjoint_arrives():
     problem = two_levels(spd(4, 5, seed=2))
-    middle = type(problem.objectives["low"])("mid", ("mid", "low"), lambda t: (t["mid"] - t["low"]).square().sum())
+    middle = type(problem.objectives["low"])(
+        "mid", ("mid", "low"), lambda t: (t["mid"] - t["low"]).square().sum()
+    )
     up = dataclasses.replace(
-        problem.objectives["up"], reads=("up", "low", "mid"),
+        problem.objectives["up"],
+        reads=("up", "low", "mid"),
         function=lambda t: (t["mid"] + t["low"]).square().sum(),
     )
     problem = dataclasses.replace(
@@ -109,7 +112,7 @@ def descend(problem, lower, updates, rate, inner=1):
     fit = problem.objectives["fit"]
     for _ in range(updates):
         for _ in range(inner):
-            g = torch.func.grad(lambda w: fit.function({**theta, "fit": w}))(theta["fit"])  # noqa: B023
+            g = torch.func.grad(lambda w: fit.function({**theta, "fit": w}))(theta["fit"])
             theta["fit"] = theta["fit"] - lower.lr * g
         found = differentiate(dataclasses.replace(problem, theta=theta), lower, memory=memory)
         memory = found.memory
@@ -121,7 +124,9 @@ def descend(problem, lower, updates, rate, inner=1):
 
 @pytest.fixture(scope="module")
 def optimum():
-    """The problem and the value that 800 steps along the closed form reach (within 1e-4 of the best)."""
+    """The problem and the value that 800 steps along the closed form reach (within 1e-4 of the
+    best).
+    """
     problem = ridge(n=20, d=4)
     base = problem.extra["h"] - torch.diag(problem.theta["tune"].exp())
     rhs = problem.extra["h"] @ problem.theta["fit"]
@@ -136,7 +141,7 @@ def optimum():
 
 
 @pytest.mark.parametrize(
-    "strategy,inner,left",
+    ("strategy", "inner", "left"),
     [
         (SingleLoop(), 1, 0.005),
         (SingleLoop("ma_soba"), 1, 0.005),
