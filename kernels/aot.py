@@ -153,8 +153,18 @@ def key(launch: jit.Launch) -> str:
     import triton
 
     made, options = source(launch)
-    parts = (made.fn.cache_key, made.signature, made.constants, made.attrs, options, triton.__version__)
+    # not Triton's own cache key, which moves with the line number
+    parts = (_texts(made.fn), made.signature, made.constants, made.attrs, options, triton.__version__)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _texts(function: Any) -> list[str]:
+    """The sources of a compiled function and of the device functions it calls."""
+    names, found = function.fn.__globals__, [function.src]
+    for name in function.fn.__code__.co_names:
+        if hasattr(names.get(name), "src"):
+            found += _texts(names[name])
+    return found
 
 
 def measure(launch: jit.Launch, target: str) -> dict[str, int]:

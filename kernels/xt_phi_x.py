@@ -18,6 +18,8 @@ fp32. `precision` is that of products on tensor cores (k > 1): "ieee", "tf32x3" 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -45,9 +47,9 @@ def xt_phi_x(
 ) -> Tensor:
     """scale X^T phi(X v) + shift v + ridge * v, in the shape and dtype of v.
 
-    x: (n, d), contiguous rows (the row stride is free on a GPU). v: (d,) or (d, k), contiguous. ridge:
-    like v. out: written and returned; it must not share memory with v. Raises ValueError for shapes
-    that do not agree and for operands that require grad.
+    x: (n, d), contiguous rows. v: (d,) or (d, k), contiguous. ridge: like v. out: written and returned;
+    it must not share memory with v. Raises ValueError for shapes that do not agree and for operands that
+    require grad.
     """
     check(x, v, phi, ridge, precision)
     if out is None:
@@ -55,9 +57,59 @@ def xt_phi_x(
     else:
         checks.vectors("xt_phi_x", v=v, out=out)
         checks.apart("xt_phi_x", v=v, out=out)
-    return dispatch.run(
-        "xt_phi_x", WAYS, x, x, v, phi, scale, shift, ridge, out, deterministic, precision
-    )
+    task = Task(x, phi, scale, shift, ridge, deterministic, precision)
+    return dispatch.run("xt_phi_x", WAYS, x, task, v, out)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A product without its vector. keep: working memory by name, kept from call to call; None to
+    allocate it for each.
+    """
+
+    x: Tensor
+    phi: Phi
+    scale: float = 1.0
+    shift: float = 0.0
+    ridge: Tensor | None = None
+    deterministic: bool = True
+    precision: str = "ieee"
+    keep: dict[str, Tensor] | None = None
+
+    def empty(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Working memory in the dtype and on the device of `like`."""
+        if self.keep is None:
+            return like.new_empty(shape)
+        if name not in self.keep or self.keep[name].shape != shape:
+            self.keep[name] = like.new_empty(shape)
+        return self.keep[name]
+
+
+class Product:
+    """v -> scale X^T phi(X v) + shift v + ridge * v for a solver: operands are checked once, and memory
+    is allocated once. The result lies in a buffer that the next call overwrites.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        phi: Phi,
+        like: Tensor,
+        *,
+        scale: float = 1.0,
+        shift: float = 0.0,
+        ridge: Tensor | None = None,
+        deterministic: bool = True,
+        precision: str = "ieee",
+    ) -> None:
+        """like: a tensor of the shape and dtype of the vectors to come."""
+        check(x, like, phi, ridge, precision)
+        self._task = Task(x, phi, scale, shift, ridge, deterministic, precision, {})
+        self._out = torch.empty_like(like)
+
+    def __call__(self, v: Tensor) -> Tensor:
+        checks.vectors("xt_phi_x", v=v, out=self._out)
+        return dispatch.run("xt_phi_x", WAYS, v, self._task, v, self._out)
 
 
 def check(x: Tensor, v: Tensor, phi: Phi, ridge: Tensor | None, precision: str) -> None:
@@ -83,48 +135,30 @@ def check(x: Tensor, v: Tensor, phi: Phi, ridge: Tensor | None, precision: str) 
         checks.vectors(op, v=v, ridge=ridge)
 
 
-def reference(
-    x: Tensor,
-    v: Tensor,
-    phi: Phi,
-    scale: float,
-    shift: float,
-    ridge: Tensor | None,
-    out: Tensor,
-    deterministic: bool = True,
-    precision: str = "ieee",
-) -> Tensor:
+def reference(task: Task, v: Tensor, out: Tensor) -> Tensor:
     """The two products, in the dtype of v."""
-    wide = x.to(v.dtype)
-    total = scale * (wide.T @ rows.apply(phi, wide @ v))
-    if shift:
-        total = total + shift * v
-    if ridge is not None:
-        total = total + ridge * v
+    wide = task.x.to(v.dtype)
+    total = task.scale * (wide.T @ rows.apply(task.phi, wide @ v))
+    if task.shift:
+        total = total + task.shift * v
+    if task.ridge is not None:
+        total = total + task.ridge * v
     return out.copy_(total)
 
 
-def _native(
-    x: Tensor,
-    v: Tensor,
-    phi: Phi,
-    scale: float,
-    shift: float,
-    ridge: Tensor | None,
-    out: Tensor,
-    deterministic: bool,
-    precision: str,
-) -> Tensor:
+def _native(task: Task, v: Tensor, out: Tensor) -> Tensor:
+    x = task.x
     n, d = x.shape
     k = 1 if v.dim() == 1 else v.shape[1]
     if x.dtype != v.dtype or k > MAX_COLUMNS or not x.is_contiguous():
-        return reference(x, v, phi, scale, shift, ridge, out)
-    kind, data, weights = row_data(phi)
+        return reference(task, v, out)
+    kind, data, weights = row_data(task.phi)
     parts = max(1, min(PARTS, n // PART_ROWS))
-    work = torch.empty((parts + 1) * d * k, dtype=v.dtype)
+    work = task.empty("work", ((parts + 1) * d * k,), v)
     native.function("xt_phi_x", v.dtype)(
         x.data_ptr(), v.data_ptr(), out.data_ptr(), work.data_ptr(), kind, data.data_ptr(),
-        native.pointer(weights), native.pointer(ridge), scale, shift, n, d, k, parts, native.threads(),
+        native.pointer(weights), native.pointer(task.ridge), task.scale, task.shift, n, d, k, parts,
+        native.threads(),
     )  # fmt: skip
     return out
 
@@ -138,24 +172,15 @@ def row_data(phi: Phi) -> tuple[int, Tensor, Tensor | None]:
     return 2, phi.blocks, None
 
 
-def _launch(
-    x: Tensor,
-    v: Tensor,
-    phi: Phi,
-    scale: float,
-    shift: float,
-    ridge: Tensor | None,
-    out: Tensor,
-    deterministic: bool,
-    precision: str,
-) -> Tensor:
+def _launch(task: Task, v: Tensor, out: Tensor) -> Tensor:
     k = 1 if v.dim() == 1 else v.shape[1]
-    if not v.numel() or not xt_phi_x_triton.fits(isinstance(phi, GaussNewton), k):
-        return reference(x, v, phi, scale, shift, ridge, out)
-    kind, data, weights = row_data(phi)
+    if not v.numel() or not xt_phi_x_triton.fits(isinstance(task.phi, GaussNewton), k):
+        return reference(task, v, out)
+    kind, data, weights = row_data(task.phi)
     return xt_phi_x_triton.launch(
-        x, v, kind, data, weights, scale, shift, ridge, out, deterministic, precision
-    )
+        task.x, v, kind, data, weights, task.scale, task.shift, task.ridge, out, task.deterministic,
+        task.precision, lambda name, shape: task.empty(name, shape, v),
+    )  # fmt: skip
 
 
 WAYS = {"torch": reference, "native": _native, "triton": _launch}

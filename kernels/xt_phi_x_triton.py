@@ -7,6 +7,7 @@ of the number of programs, and keeps its own sum of shape (d, k).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,8 @@ from bettyc.kernels.jit import jit
 
 if TYPE_CHECKING:
     import triton.language as tl
+
+Empty = Callable[[str, tuple[int, ...]], Tensor]
 
 MAX_RESIDENT_VECTOR = 16384  # d of the resident vector form
 MAX_PREFETCHED = 8192  # d above which the next rows would spill
@@ -225,18 +228,21 @@ def launch(
     out: Tensor,
     deterministic: bool,
     precision: str,
+    empty: Empty,
 ) -> Tensor:
-    """Partial sums, then their sum. data and weights as phi.py has them, numbered as in native.c."""
+    """Partial sums, then their sum. data and weights as phi.py has them, numbered as in native.c.
+    empty: gives working memory.
+    """
     n, d = x.shape
     k = 1 if v.dim() == 1 else v.shape[1]
     wide = power(d)
     columns = max(16, power(k))
     if kind == 0 and k == 1 and wide <= MAX_RESIDENT_VECTOR:
-        sums = _resident_vector(x, v, data, wide, deterministic)
+        sums = _resident_vector(x, v, data, wide, deterministic, empty)
     elif max(wide, 16) * columns <= MAX_RESIDENT_MATRIX // (2 if v.dtype == torch.float64 else 1):
-        sums = _resident_matrix(x, v, kind, data, weights, k, deterministic, precision)
+        sums = _resident_matrix(x, v, kind, data, weights, k, deterministic, precision, empty)
     else:
-        sums = _two_phase(x, v, kind, data, weights, k, deterministic, precision)
+        sums = _two_phase(x, v, kind, data, weights, k, deterministic, precision, empty)
     block = 64
     finish_kernel[(-(-v.numel() // block),)](
         sums, v, v if ridge is None else ridge, out, v.numel(), sums.shape[0], scale, shift,
@@ -250,18 +256,20 @@ def power(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def _sums(v: Tensor, count: int, deterministic: bool) -> Tensor:
+def _sums(v: Tensor, count: int, deterministic: bool, empty: Empty) -> Tensor:
     """(count, d, k), or (1, d, k) of zeros for atomics."""
     if deterministic:
-        return v.new_empty((count, *v.shape))
-    return v.new_zeros((1, *v.shape))
+        return empty("sums", (count, *v.shape))
+    return empty("sums", (1, *v.shape)).zero_()
 
 
-def _resident_vector(x: Tensor, v: Tensor, w: Tensor, wide: int, deterministic: bool) -> Tensor:
+def _resident_vector(
+    x: Tensor, v: Tensor, w: Tensor, wide: int, deterministic: bool, empty: Empty
+) -> Tensor:
     n, d = x.shape
     block = max(1, min(16, 8192 // wide))
     count = max(1, min(PROGRAMS, -(-n // block)))
-    sums = _sums(v, count, deterministic)
+    sums = _sums(v, count, deterministic, empty)
     resident_vector_kernel[(count,)](
         x, v, w, sums, n, d, x.stride(0),
         ROWS=block, D=wide, PREFETCH=wide <= MAX_PREFETCHED, ATOMIC=not deterministic, num_warps=16 if wide > 4096 else 8,
@@ -271,12 +279,12 @@ def _resident_vector(x: Tensor, v: Tensor, w: Tensor, wide: int, deterministic: 
 
 def _resident_matrix(
     x: Tensor, v: Tensor, kind: int, data: Tensor, weights: Tensor | None, k: int,
-    deterministic: bool, precision: str,
+    deterministic: bool, precision: str, empty: Empty,
 ) -> Tensor:  # fmt: skip
     n, d = x.shape
     block = 16
     count = max(1, min(PROGRAMS, -(-n // block)))
-    sums = _sums(v, count, deterministic)
+    sums = _sums(v, count, deterministic, empty)
     resident_matrix_kernel[(count,)](
         x, v, data, data if weights is None else weights, sums, n, d, k, x.stride(0),
         KIND=kind, WEIGHTED=weights is not None, ROWS=block, D=max(16, power(d)), K=max(16, power(k)),
@@ -287,11 +295,11 @@ def _resident_matrix(
 
 def _two_phase(
     x: Tensor, v: Tensor, kind: int, data: Tensor, weights: Tensor | None, k: int,
-    deterministic: bool, precision: str,
+    deterministic: bool, precision: str, empty: Empty,
 ) -> Tensor:  # fmt: skip
     n, d = x.shape
     columns = max(16, power(k))
-    s = v.new_empty((n, k))
+    s = empty("rows", (n, k))
     row_block, wide = 16 if kind == 2 else 32, 64
     if n:
         row_kernel[(-(-n // row_block),)](
@@ -301,7 +309,7 @@ def _two_phase(
         )  # fmt: skip
     across = -(-d // wide)
     count = max(1, min(-(-PROGRAMS * 4 // across), -(-n // 32)))
-    sums = _sums(v, count, deterministic)
+    sums = _sums(v, count, deterministic, empty)
     column_kernel[(across, count)](
         x, s, sums, n, d, k, x.stride(0),
         ROWS=32, D=wide, K=columns, ATOMIC=not deterministic, PRECISION=precision, num_warps=4,

@@ -72,11 +72,11 @@ def test_shared_memory_fits():
 
 
 def test_a_kernel_that_spills_is_seen():
-    """The spill counter is not blind: 512 live registers per thread cannot fit."""
+    """The spill counter is not blind: a row, its sum and v are 192 registers per thread, and 128 is the limit."""
     from bettyc.kernels import xt_phi_x_triton
 
     with pytest.MonkeyPatch.context() as patch, jit.record() as made:
-        patch.setattr(xt_phi_x_triton, "MAX_RESIDENT_VECTOR", 1 << 17)
+        patch.setattr(xt_phi_x_triton, "MAX_RESIDENT_VECTOR", 1 << 15)
         with aot.dispatch.use("interpret"):
-            aot._gram(1 << 17, 0, aot.Diagonal(aot.torch.zeros(512)))
+            aot._gram(1 << 15, 0, aot.Diagonal(aot.torch.zeros(512)))
     assert aot.measure(made[0], "sm_90")["spills"] > 0

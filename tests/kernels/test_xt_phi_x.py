@@ -7,7 +7,7 @@ import torch
 
 from bettyc.kernels import dispatch, xt_phi_x_triton
 from bettyc.kernels.phi import Diagonal, GaussNewton, Softmax
-from bettyc.kernels.xt_phi_x import xt_phi_x
+from bettyc.kernels.xt_phi_x import Product, xt_phi_x
 
 FLAT = [(0, 3), (1, 1), (3, 0), (7, 5), (33, 17), (64, 64), (257, 31), (130, 129)]
 WIDE = [(0, 3, 2), (1, 1, 1), (7, 5, 3), (33, 17, 1), (65, 33, 10), (31, 64, 17), (9, 70, 2)]
@@ -118,6 +118,21 @@ def test_narrow_inputs_are_summed_in_float32(way, guard, draw, close, dtype):
         want = expected(x.double(), v.double(), cast(phi, torch.Tensor.double), 1.0, 0.0, 0 * v.double())
         assert got.dtype == torch.float32
         close(got, want, 3e-6)
+
+
+def test_product_keeps_its_memory(way, guard, draw, close):
+    """Two calls write the same buffer, and each gives what a single call gives."""
+    for shape in [(9,), (9, 3)]:
+        x, v, phi = draw(70, 9), draw(*shape), make_phi("diagonal", draw, 70, 3, len(shape) == 1)
+        args = guard(x), cast(phi, guard)
+        product = Product(*args, guard(v), scale=0.5, shift=0.1)
+        first = product(guard(v)).clone()
+        again = product(guard(-v))
+        close(first, expected(x, v, phi, 0.5, 0.1, 0.0 * v), 1e-13)
+        assert torch.equal(again, -first)
+        assert product(guard(v)) is again
+        with pytest.raises(ValueError, match="`out`"):
+            product(guard(draw(8)))
 
 
 def test_threads_change_nothing(draw):
