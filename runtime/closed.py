@@ -1,0 +1,269 @@
+"""Closed-form derivatives of an objective: its gradient and its second-order products as formulas.
+
+Where the whole objective is algebra (no network from Python, no random mask), the compiler's
+calculus writes its derivatives down, and emitted torch functions compute them without autograd:
+
+    gradients   the value and the gradient in the variables of any level that it reads
+    hvp, cross  H v and (dg/dtheta_R)^T u; what does not depend on v is computed once per solve
+
+The functions are written at first use. Variables with a transform (`positive`, `unit`, `interval`)
+enter as formulas of their free coordinates, so that the derivatives are those of theta.
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bettyc import emit
+from bettyc.calculus.hoist import hoist
+from bettyc.calculus.products import Opaque, directions, gradient, product
+from bettyc.calculus.simplify import simplify
+from bettyc.expr import Graph, Node
+from bettyc.model import Level
+from bettyc.ops import OPAQUE
+from bettyc.ops.term import Term
+from bettyc.runtime import domains
+from bettyc.runtime.layout import Slot
+from bettyc.runtime.link import Linked
+from bettyc.runtime.naming import argument, plain, source
+from bettyc.runtime.objective import Frame
+
+Theta = Mapping[str, Tensor]
+
+
+class Closed:
+    """The derivatives of one level's objective, signed so that smaller is better.
+
+    levels: those whose variables it reads with a gradient.
+    """
+
+    def __init__(self, linked: Linked, level: Level, root: int, levels: Sequence[str]) -> None:
+        self.linked, self.graph, self.level, self.root = linked, linked.graph, level.name, root
+        self.levels = tuple(levels)
+        self.leaves = {name: self._leaves(name) for name in levels}
+        self._gradients: dict[tuple[str, ...], Callable[..., Any]] = {}
+        self._products: dict[tuple[str, ...], tuple[Callable[..., Any], ...]] = {}
+
+    def _leaves(self, level: str) -> list[tuple[Slot, int]]:
+        """The trainable variables of a level that the objective reads, in the order of the buffer."""
+        found = {}
+        for index, node in self.graph.leaves(self.root):
+            if node.op == "var" and node.attr("level") == level:
+                found[node.attr("name")] = index
+        slots = self.linked.layouts[level].slots
+        return [(s, found[s.name]) for s in slots if s.trainable and s.name in found]
+
+    def gradients(self, theta: Theta, frame: Frame, wrt: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The value, scalar, and the gradient in theta[l], of its shape, for l in `wrt`."""
+        key = tuple(wrt)
+        function = self._gradients.get(key)
+        if function is None:
+            function = self._gradients[key] = self._write_gradients(key)
+        value, *parts = function(theta, frame)
+        found, k = {}, 0
+        for level in key:
+            count = len(self.leaves[level])
+            found[level] = self._packed(level, parts[k : k + count], theta[level])
+            k += count
+        return value, found
+
+    def _packed(self, level: str, parts: Sequence[Tensor], like: Tensor) -> Tensor:
+        """Parts by variable to one flat tensor; zeros where the objective does not depend on one."""
+        slots = [slot for slot, _ in self.leaves[level]]
+        if len(slots) == 1 and slots[0].stop - slots[0].start == like.numel():
+            return parts[0].reshape(like.shape)
+        total = self.linked.layouts[level].size
+        if sum(s.stop - s.start for s in slots) == total:
+            return torch.cat([p.reshape(-1) for p in parts])
+        flat = torch.zeros_like(like)
+        for slot, part in zip(slots, parts, strict=True):
+            flat[slot.start : slot.stop] = part.reshape(-1)
+        return flat
+
+    def _write_gradients(self, wrt: tuple[str, ...]) -> Callable[..., Any]:
+        indices = [index for level in wrt for _, index in self.leaves[level]]
+        parts = gradient(self.graph, self.root, indices)
+        assert not isinstance(parts, Opaque)
+        outputs = [*simplify(self.graph, [self.root]), *parts]
+        name = f"{plain(self.level)}_gradient"
+        return self._compiled(name, outputs, {}, {})
+
+    def products(self, theta: Theta, frame: Frame, into: Sequence[str]) -> ClosedProducts:
+        """Second-order products at `theta`."""
+        key = tuple(into)
+        if key not in self._products:
+            self._products[key] = self._write_products(key)
+        return ClosedProducts(self, theta, frame, key, self._products[key])
+
+    def _write_products(self, into: tuple[str, ...]) -> tuple[Callable[..., Any], ...]:
+        """(prologue, H v, cross terms)."""
+        own = [index for _, index in self.leaves[self.level]]
+        along = directions(self.graph, own)
+        slices = {d: slot for (slot, _), d in zip(self.leaves[self.level], along.values(), strict=True)}
+        second = product(self.graph, self.root, own, along)
+        others = [index for level in into for _, index in self.leaves[level]]
+        cross = product(self.graph, self.root, others, along) if others else []
+        assert not isinstance(second, Opaque) and not isinstance(cross, Opaque)
+        hoisted = hoist(self.graph, [*second, *cross], along.values())
+        roots, fixed = hoisted.roots, hoisted.prologue
+        titles = emit.titles(self.graph, fixed)
+        name = plain(self.level)
+        prologue = self._compiled(f"{name}_fixed", fixed, {}, {}) if fixed else _nothing
+        count = len(second)
+        return (
+            prologue,
+            self._compiled(f"{name}_hessian_product", roots[:count], titles, slices),
+            self._compiled(f"{name}_cross", roots[count:], titles, slices) if others else _nothing,
+        )
+
+    def _compiled(self, name: str, outputs: Sequence[int], titles: Mapping[int, str],
+                  slices: Mapping[int, Slot]) -> Callable[..., Any]:
+        """An emitted function of (theta, frame, fixed, v) that gives a tuple."""
+        sources: dict[str, str] = {title: f"fixed[{k}]" for k, title in enumerate(titles.values())}
+
+        def leaf(index: int, node: Node) -> str:
+            text = _slice(slices[index]) if index in slices else self._source(node)
+            word = "v" if node.op == "direction" and len(slices) == 1 else argument(node)
+            word = plain(word)
+            while sources.get(word, text) != text:
+                word += "_"
+            sources[word] = text
+            return word
+
+        body = emit.function(self.graph, outputs, name=name, leaf=leaf, sizes=self.linked.sizes,
+                             autograd=False, given=dict(titles), fused=True)
+        head = body.partition("\n")[0]
+        arguments = re.findall(r"\w+", head.partition("(")[2])
+        at = [f"def {name}_at(theta, frame, fixed=(), v=None):"]
+        if any("columns[" in sources[a] for a in arguments):
+            at.append("    columns = frame.columns")
+        at += [f"    found = {name}(", *(f"        {sources[a]}," for a in arguments), "    )"]
+        at.append("    return found" if len(outputs) > 1 else "    return (found,)")
+        text = body + "\n\n" + "\n".join(at)
+        filename = f"<bettyc {self.linked.plan.model.name}.{name}>"
+        linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+        namespace: dict[str, Any] = {"torch": torch, **{n: getattr(domains, n) for n in domains.TRANSFORMED}}
+        exec(compile(text, filename, "exec"), namespace)  # noqa: S102 - the text is ours, from the plan's graph
+        return namespace[f"{name}_at"]  # type: ignore[no-any-return]
+
+    def _source(self, node: Node) -> str:
+        if node.op == "var" and node.attr("free"):
+            slot = self.linked.layouts[node.attr("level")].slot(node.attr("name"))
+            return _slice(slot, f'theta["{node.attr("level")}"]')
+        return source(self.linked, node)
+
+
+class ClosedProducts:
+    """Second-order products by formula; stands in for `bettyc.runtime.products.Products`."""
+
+    def __init__(self, closed: Closed, theta: Theta, frame: Frame, into: tuple[str, ...],
+                 functions: tuple[Callable[..., Any], ...]) -> None:
+        self.into = into
+        self.count = 0
+        self._closed, self._theta, self._frame = closed, theta, frame
+        self._own = theta[closed.level]
+        self.size = self._own.numel()
+        prologue, self._hessian, self._cross = functions
+        self._fixed = prologue(theta, frame)
+        self._first: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def value(self) -> Tensor:
+        return self._evaluated()[0]
+
+    @property
+    def gradient(self) -> Tensor:
+        return self._evaluated()[1]
+
+    def _evaluated(self) -> tuple[Tensor, Tensor]:
+        if self._first is None:
+            level = self._closed.level
+            value, found = self._closed.gradients(self._theta, self._frame, [level])
+            self._first = value, found[level]
+        return self._first
+
+    def hvp(self, v: Tensor) -> Tensor:
+        """H v, shape (size,), for v of that shape."""
+        self.count += 1
+        parts = self._hessian(self._theta, self._frame, self._fixed, v)
+        return self._closed._packed(self._closed.level, parts, self._own).flatten()
+
+    def cross(self, u: Tensor) -> dict[str, Tensor]:
+        """(dg/dtheta_R)^T u for every R of `into`, each of the shape of theta[R]."""
+        parts = self._cross(self._theta, self._frame, self._fixed, u)
+        found, k = {}, 0
+        for level in self.into:
+            leaves = self._closed.leaves[level]
+            found[level] = self._closed._packed(level, parts[k : k + len(leaves)], self._theta[level])
+            k += len(leaves)
+        return found
+
+    def columns(self, directions: Tensor) -> Tensor:
+        """H applied to every row of `directions`, shape (k, size)."""
+        if len(directions) == 0:
+            return torch.zeros_like(directions)
+        return torch.stack([self.hvp(row) for row in directions])
+
+    def dense(self, chunk: int = 64) -> Tensor:
+        """H, shape (size, size), symmetric to rounding."""
+        eye = torch.eye(self.size, dtype=self._own.dtype, device=self._own.device)
+        if self.size == 0:
+            return eye
+        rows = self.columns(eye)
+        return 0.5 * (rows + rows.T)
+
+
+def _nothing(*arguments: Any) -> tuple[()]:
+    return ()
+
+
+def _slice(slot: Slot, flat: str = "v") -> str:
+    """A variable's part of a flat tensor, in its free shape."""
+    if not slot.free:
+        return f"{flat}[{slot.start}]"
+    text = f"{flat}[{slot.start}:{slot.stop}]"
+    return text if len(slot.free) == 1 else f"{text}.view({', '.join(map(str, slot.free))})"
+
+
+def closed(linked: Linked, level: Level, root: int, levels: Sequence[str]) -> Closed | None:
+    """The closed form of a level's objective, or None where a part of it is opaque."""
+    graph = linked.graph
+    if level.task is not None or any(graph[i].op in OPAQUE or graph[i].op == "module"
+                                     for i in graph.reachable([root])):
+        return None
+    if linked.plan.level(level.name).precision in ("bf16", "fp16"):
+        return None
+    freed = _freed(linked, graph, root)
+    if freed is None:
+        return None
+    found = Closed(linked, level, freed, levels)
+    return found if found.leaves.get(level.name) else None
+
+
+def _freed(linked: Linked, graph: Graph, root: int) -> int | None:
+    """The objective in free coordinates: transforms of domains written as operators."""
+    new: dict[int, int] = {}
+    for index in graph.reachable([root]):
+        node = graph[index]
+        if node.op != "var":
+            new[index] = graph.rebuild(index, [new[a] for a in node.args])
+            continue
+        slot = linked.layouts[node.attr("level")].slot(node.attr("name"))
+        if slot.domain is None or slot.domain.name not in domains.TRANSFORMED or not slot.trainable:
+            new[index] = index
+            continue
+        if slot.domain.name == "simplex":
+            return None
+        u = Term(graph, graph.leaf("var", node.type, free=True, level=node.attr("level"), name=node.attr("name")))
+        value = u.call("exp") if slot.domain.name == "positive" else u.call("sigmoid")
+        if slot.domain.name == "interval":
+            low, high = domains.bounds(slot.domain)
+            value = value * (high - low) + low
+        new[index] = value.index
+    return new[root]
