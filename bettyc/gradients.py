@@ -167,10 +167,9 @@ def _feels_response(flow: Flow, h: Hierarchy, root: str) -> bool:
     """Does a starred response carry gradient back to the root's own variables?"""
     stack = [q for q in h.starred[root] if flow.touches(root, q)]
     seen = set(stack)
-    arrows = h.arrows(root)
     while stack:
         q = stack.pop()
-        for r in arrows[q]:
+        for r in h.arrow(root, q):
             if flow.touches(q, r):
                 if r == root:
                     return True
@@ -359,13 +358,9 @@ def _never_read(flow: Flow, h: Hierarchy) -> list[Diagnostic]:
     if len(flow.levels) < 2:
         return []
     found = []
+    read = {r.level for level in flow.levels.values() for r in level.reads if r.level != level.name}
     for level in flow.levels.values():
-        readers = [
-            p
-            for p in flow.levels
-            if p != level.name and any(r.level == level.name for r in flow.levels[p].reads)
-        ]
-        if not readers and not any(r.level != level.name for r in level.reads):
+        if level.name not in read and not any(r.level != level.name for r in level.reads):
             found.append(
                 report(
                     "MLO0318",

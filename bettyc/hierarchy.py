@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 
 from bettyc.diagnostics.model import Diagnostic, Edit, Label, Note, Suggestion
@@ -53,53 +54,57 @@ class Hierarchy:
     implied: dict[str, dict[str, Read]] = field(default_factory=dict)
     below: dict[str, frozenset[str]] = field(default_factory=dict)
     order: tuple[str, ...] = ()
+    _moves: dict[tuple[str, str], bool] = field(default_factory=dict, repr=False, compare=False)
+
+    def direct(self, level: str) -> set[str]:
+        """The levels right below one: those it stars, frozen or not, and those implied."""
+        return {*self.starred[level], *self.frozen[level], *self.implied[level]}
 
     def depends(self, level: str, on: str) -> bool:
-        """Does the level's solution move with the variables of `on`, levels between them
-        included?
-        """
-        seen: set[str] = set()
+        """Does the level's solution move with the variables of `on`, levels between them included?"""
+        key = (level, on)
+        if key not in self._moves:
+            self._moves[key] = self._depends(level, on)
+        return self._moves[key]
+
+    @cached_property
+    def _read(self) -> frozenset[str]:
+        """The levels whose value is read anywhere."""
+        return frozenset(r for reads in self.value.values() for r in reads)
+
+    def _depends(self, level: str, on: str) -> bool:
+        """Follow what enters the level's solution: values that it and its starred levels read."""
+        if on not in self._read:
+            return False
+        below = self.below[on]
+        seen = {level}
         stack = [level]
         while stack:
             current = stack.pop()
-            for read in self._solution_reads(current):
-                if read == on:
-                    return True
-                # a value above `on` is held fixed while `on` moves
-                if read not in seen and read in self.below[on]:
-                    seen.add(read)
-                    stack.append(read)
+            if on in self.value[current]:
+                return True
+            # a value above `on` is held fixed while `on` moves
+            entering = [r for r in self.value[current] if r in below]
+            for other in (*self.starred[current], *entering):
+                if other not in seen:
+                    seen.add(other)
+                    stack.append(other)
         return False
 
-    def _solution_reads(self, level: str) -> set[str]:
-        """The levels whose values enter the level's solution, those of its starred levels
-        included.
+    def arrow(self, root: str, level: str) -> tuple[str, ...]:
+        """Where the adjoint of a level below `root` flows: level => R (DESIGN 3), R inside.
+
+        The level reads R's value, or stars R and R's solution does not move with the level's
+        variables.
         """
-        result: set[str] = set()
-        seen: set[str] = set()
-        stack = [level]
-        while stack:
-            current = stack.pop()
-            result |= set(self.value[current])
-            for lower in self.starred[current]:
-                if lower not in seen:
-                    seen.add(lower)
-                    stack.append(lower)
-        return result - {level}
+        below = self.below[root]
+        reads = {r for r in self.value[level] if r == root or r in below}
+        reads |= {r for r in self.starred[level] if r in below and not self.depends(r, level)}
+        return tuple(sorted(reads))
 
     def arrows(self, root: str) -> dict[str, tuple[str, ...]]:
-        """The relation Q => R on `root` and the levels below it, along which adjoints flow (DESIGN
-        3).
-
-        Q => R if Q reads R's value, or Q stars R and R's solution does not move with Q's variables.
-        """
-        inside = self.below[root] | {root}
-        result = {}
-        for q in sorted(inside - {root}):
-            reads = {r for r in self.value[q] if r in inside}
-            reads |= {r for r in self.starred[q] if r in inside and not self.depends(r, q)}
-            result[q] = tuple(sorted(reads))
-        return result
+        """The relation of `arrow` on all levels below `root`."""
+        return {level: self.arrow(root, level) for level in sorted(self.below[root])}
 
     def sweep(self, root: str) -> list[tuple[str, tuple[str, ...]]]:
         """Levels in the order of the adjoint sweep, each with where its adjoint flows.
@@ -107,26 +112,29 @@ class Hierarchy:
         Only levels that the root's starred reads reach and from which the root can be reached.
         Raises CycleError when the relation is cyclic.
         """
-        arrows = self.arrows(root)
-        live = set(self.starred[root])
-        stack = list(live)
+        arrows: dict[str, tuple[str, ...]] = {}
+        into: dict[str, list[str]] = {root: []}
+        stack = list(self.starred[root])
         while stack:
-            for r in arrows.get(stack.pop(), ()):
-                if r != root and r not in live:
-                    live.add(r)
+            level = stack.pop()
+            if level in arrows:
+                continue
+            arrows[level] = self.arrow(root, level)
+            for r in arrows[level]:
+                into.setdefault(r, []).append(level)
+                if r != root:
                     stack.append(r)
-        reaches = {root}
-        changed = True
-        while changed:
-            changed = False
-            for q in live - reaches:
-                if any(r in reaches for r in arrows[q]):
-                    reaches.add(q)
-                    changed = True
-        useful = live & reaches
+        useful = {root}
+        stack = [root]
+        while stack:
+            for level in into.get(stack.pop(), ()):
+                if level not in useful:
+                    useful.add(level)
+                    stack.append(level)
+        useful.discard(root)
         graph = {q: {r for r in arrows[q] if r in useful} for q in sorted(useful)}
         # static_order gives what others depend on first: R before Q, so the sweep is its reverse
-        order = list(stable_order(graph))[::-1]
+        order = stable_order(graph)[::-1]
         return [(q, tuple(r for r in arrows[q] if r in useful or r == root)) for q in order]
 
 
@@ -184,7 +192,7 @@ def infer_once(mentions: Sequence[Mentions]) -> tuple[Hierarchy, list[Diagnostic
     if cycle:
         return h, diagnostics + cycle
     h.below = _closure(h)
-    h.order = tuple(stable_order({p: h.below[p] for p in sorted(names)}))
+    h.order = tuple(stable_order({p: h.direct(p) for p in sorted(names)}))
     return h, diagnostics
 
 
@@ -258,12 +266,13 @@ def _imply(h: Hierarchy) -> None:
     stars.
     """
     for p in h.levels:
-        pending = list({**h.starred[p], **h.frozen[p]})
+        pending = [*h.starred[p], *(q for q in h.frozen[p] if q not in h.starred[p])]
+        leading = _leading(h, pending, p)
         seen = set(pending)
         while pending:
             lower = pending.pop()
             for r, read in h.value.get(lower, {}).items():
-                if r == p or r in seen or not _leads_to(h, r, p):
+                if r == p or r in seen or r not in leading:
                     continue
                 seen.add(r)
                 if r not in h.starred[p] and r not in h.frozen[p]:
@@ -271,17 +280,26 @@ def _imply(h: Hierarchy) -> None:
                 pending.append(r)
 
 
-def _leads_to(h: Hierarchy, start: str, goal: str) -> bool:
-    """Is there a path of value reads from `start` to `goal`?"""
-    seen, stack = {start}, [start]
+def _leading(h: Hierarchy, starts: Iterable[str], goal: str) -> set[str]:
+    """The levels on paths of value reads from `starts` to `goal`."""
+    readers: dict[str, list[str]] = {}
+    seen = set(starts)
+    stack = list(seen)
     while stack:
-        for r in h.value.get(stack.pop(), {}):
-            if r == goal:
-                return True
-            if r not in seen:
+        current = stack.pop()
+        for r in h.value.get(current, {}):
+            readers.setdefault(r, []).append(current)
+            if r != goal and r not in seen:
                 seen.add(r)
                 stack.append(r)
-    return False
+    leading: set[str] = set()
+    stack = [goal]
+    while stack:
+        for current in readers.get(stack.pop(), ()):
+            if current not in leading:
+                leading.add(current)
+                stack.append(current)
+    return leading
 
 
 def _cycles(mentions: Sequence[Mentions], h: Hierarchy) -> list[Diagnostic]:
@@ -387,7 +405,7 @@ def _implied_cycle(h: Hierarchy, chain: list[str]) -> Diagnostic:
 
 
 def _closure(h: Hierarchy) -> dict[str, frozenset[str]]:
-    down = {p: {*h.starred[p], *h.frozen[p], *h.implied[p]} for p in h.levels}
+    down = {p: h.direct(p) for p in h.levels}
     below: dict[str, frozenset[str]] = {}
     for p in stable_order(down):
         below[p] = frozenset(down[p]).union(*(below[q] for q in down[p]))

@@ -86,10 +86,7 @@ def _kind(extern: Extern, found: Any) -> None:
     """MLO0703 and MLO0704 of what can be told without calling it. Raises InputError."""
     if extern.kind == "fn":
         externs.function(extern, found)
-        _parameters(extern, found)
-    elif extern.kind == "source" and callable(found):
-        _parameters(extern, found)
-    elif extern.kind == "module" and callable(found) and not isinstance(found, nn.Module):
+    if callable(found) and not (extern.kind == "module" and isinstance(found, nn.Module)):
         _parameters(extern, found)
 
 

@@ -1,13 +1,13 @@
 """The schedule: a whole run as one nested-loop program.
 
-`steps` of a level are its updates per update of the levels above, so levels that share a lower level
-move together. Where the graph leaves the order free, names decide, never the order of the text.
+`steps` of a level are its updates per update of the levels above, so levels that share a lower
+level move together. Where the graph leaves the order free, names decide, never the order of the text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from bettyc.hierarchy import Hierarchy
 from bettyc.plan import Instruction, Pull, Repeat, Solve, Start, Step
@@ -15,7 +15,9 @@ from bettyc.plan import Instruction, Pull, Repeat, Solve, Start, Step
 
 @dataclass(frozen=True)
 class Pace:
-    """How a level moves: `steps` updates per update above, or until it is solved; `start` where it begins."""
+    """How a level moves: `steps` updates per update above, or until it is solved; `start` where
+    it begins.
+    """
 
     steps: int
     solves: bool
@@ -30,10 +32,14 @@ class ConflictError(Exception):
         self.lower, self.first, self.second = lower, first, second
 
 
-def schedule(h: Hierarchy, paces: Mapping[str, Pace], sweeps: Mapping[str, tuple[Pull, ...]],
-             steps: int) -> tuple[Instruction, ...]:
+def schedule(
+    h: Hierarchy,
+    paces: Mapping[str, Pace],
+    sweeps: Mapping[str, tuple[Pull, ...]],
+    steps: int,
+) -> tuple[Instruction, ...]:
     """The program of a whole run. Raises ConflictError."""
-    tops = _maximal(h, h.levels)
+    tops = sorted(set(h.levels).difference(*(h.direct(p) for p in h.levels)))
     body: list[Instruction] = []
     for cluster in _clusters(h, tops):
         body += _lower_blocks(h, cluster, paces, sweeps)
@@ -46,38 +52,62 @@ def _move(level: str, pace: Pace, sweeps: Mapping[str, tuple[Pull, ...]]) -> Ins
     return kind(level, sweeps[level])
 
 
-def _lower_blocks(h: Hierarchy, uppers: list[str], paces: Mapping[str, Pace],
-                  sweeps: Mapping[str, tuple[Pull, ...]]) -> list[Instruction]:
-    """What has to happen before `uppers` move once."""
-    under = sorted(set().union(*(h.below[p] for p in uppers)))
-    block: list[Instruction] = []
-    for cluster in _clusters(h, _maximal(h, under)):
-        first = cluster[0]
-        for other in cluster[1:]:
-            if _rate(paces[other]) != _rate(paces[first]):
-                shared = sorted((h.below[first] | {first}) & (h.below[other] | {other}))
-                raise ConflictError(shared[0], first, other)
-        block += [Start(c) for c in cluster if paces[c].start != "warm"]
-        inner = _lower_blocks(h, cluster, paces, sweeps)
-        inner += [_move(c, paces[c], sweeps) for c in cluster]
-        times = 1 if paces[first].solves else paces[first].steps
-        block += inner if times == 1 else [Repeat(times, tuple(inner))]
-    return block
+@dataclass
+class _Frame:
+    """A block being made: what has to happen before `cluster` moves once."""
+
+    cluster: list[str]
+    under: Iterator[list[str]]
+    block: list[Instruction] = field(default_factory=list)
+
+
+def _lower_blocks(
+    h: Hierarchy,
+    uppers: list[str],
+    paces: Mapping[str, Pace],
+    sweeps: Mapping[str, tuple[Pull, ...]],
+) -> list[Instruction]:
+    """What has to happen before `uppers` move once. Not recursive: chains may be long."""
+    frames = [_Frame(uppers, iter(_under(h, uppers)))]
+    while True:
+        frame = frames[-1]
+        cluster = next(frame.under, None)
+        if cluster is not None:
+            _same_rate(h, cluster, paces)
+            frames.append(_Frame(cluster, iter(_under(h, cluster))))
+            continue
+        frames.pop()
+        if not frames:
+            return frame.block
+        outer = frames[-1].block
+        outer += [Start(c) for c in frame.cluster if paces[c].start != "warm"]
+        inner = frame.block + [_move(c, paces[c], sweeps) for c in frame.cluster]
+        times = _rate(paces[frame.cluster[0]])
+        outer += inner if times == 1 else [Repeat(times, tuple(inner))]
+
+
+def _same_rate(h: Hierarchy, cluster: list[str], paces: Mapping[str, Pace]) -> None:
+    first = cluster[0]
+    for other in cluster[1:]:
+        if _rate(paces[other]) != _rate(paces[first]):
+            shared = sorted((h.below[first] | {first}) & (h.below[other] | {other}))
+            raise ConflictError(shared[0], first, other)
 
 
 def _rate(pace: Pace) -> int:
     return 1 if pace.solves else pace.steps
 
 
-def _maximal(h: Hierarchy, levels: Iterable[str]) -> list[str]:
-    """Those that are below none of the others."""
-    levels = set(levels)
-    covered: set[str] = set().union(*(h.below[p] for p in levels)) if levels else set()
-    return sorted(levels - covered)
+def _under(h: Hierarchy, uppers: list[str]) -> list[list[str]]:
+    """The levels right under `uppers`, below none of the others there, in clusters."""
+    direct: set[str] = set().union(*(h.direct(p) for p in uppers))
+    return _clusters(h, sorted(direct.difference(*(h.below[q] for q in direct))))
 
 
 def _clusters(h: Hierarchy, levels: list[str]) -> list[list[str]]:
     """Levels that share a lower level move together; the others apart."""
+    if len(levels) < 2:
+        return [levels] if levels else []
     owner: dict[str, int] = {}
     groups: dict[int, list[str]] = {}
     for k, level in enumerate(levels):

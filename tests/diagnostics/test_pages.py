@@ -1,4 +1,4 @@
-"""Every page's failing program yields exactly its code under its command; the corrected one nothing."""
+"""Every page's failing program yields exactly its code under its command, its cure nothing."""
 
 import json
 from pathlib import Path
