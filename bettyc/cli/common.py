@@ -216,7 +216,7 @@ def read_program(path: str, s: Settings) -> Checked:
 
 
 def linked(checked: Checked, s: Settings) -> Checked:
-    """The program with its dims bound and its Python objects checked, where that was asked for."""
+    """The program with what `--data`, `--mock` and `--import` ask to be looked at."""
     o = s.options
     if not (o.data or o.mock is not None or o.imports):
         return checked

@@ -19,6 +19,7 @@ from bettyc.cli.common import (
     settings,
     sound,
 )
+from bettyc.cli.planning import start
 from bettyc.failures import InputError, RunError
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _started(file: str, s: Settings, seed: int | None) -> Run:
     checked = sound(read_program(file, s), s)
     try:
         compiled = Program(checked).compile(seed=seed)
-        return compiled.start(include=s.options.include)
+        return start(compiled, s)
     except MloError as error:
         found = error.diagnostics
     except InputError as error:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bettyc.cli.common import Failed, Settings, report, said
+from bettyc.cli.common import Failed, Settings, report, sound
 
 if TYPE_CHECKING:
+    from bettyc.api import CompiledPlan
     from bettyc.driver import Checked
     from bettyc.plan import Plan
+    from bettyc.runtime.run import Run
 
 
 def bound(checked: Checked, s: Settings) -> Checked:
@@ -19,17 +21,7 @@ def bound(checked: Checked, s: Settings) -> Checked:
     """
     from bettyc.link import link
 
-    linked = link(checked, complete=False)
-    new = [d for d in linked.diagnostics if d not in checked.diagnostics]
-    errors = [d for d in new if d.severity == "error"]
-    if not errors:
-        return linked
-    if s.options.data or any(not d.code.startswith("MLO05") for d in errors):
-        report(linked.shown(s.levels), linked.sources, s)
-        raise Failed(1)
-    if not s.quiet:
-        said(f"note: sizes are not known, since the data was not read: {errors[0].message}")
-    return checked
+    return sound(link(checked, complete=False, needed=[name for name, _ in s.options.data]), s)
 
 
 def planned(
@@ -44,3 +36,13 @@ def planned(
     if plan is None or any(d.severity == "error" for d in shown):
         raise Failed(1)
     return plan
+
+
+def start(compiled: CompiledPlan, s: Settings, **options: Any) -> Run:
+    """A run on the plan's data, or on made-up data under `--mock`. Raises InputError."""
+    if s.options.mock is not None:
+        from bettyc.runtime.data.mock import mocked
+
+        data, externs = mocked(compiled.plan.model)
+        options |= {"data": data, "externs": externs}
+    return compiled.start(include=s.options.include, **options)

@@ -23,6 +23,7 @@ from bettyc.cli.common import (
     settings,
     sound,
 )
+from bettyc.cli.planning import start
 from bettyc.failures import InputError, RunError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def command(
     if compiled is None:
         return
     try:
-        run = compiled.start(seed=seed, device=device, include=s.options.include)
+        run = start(compiled, s, seed=seed, device=device)
         if resume is not None:
             _resume(run, resume)
     except InputError as error:
