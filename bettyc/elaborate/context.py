@@ -42,6 +42,7 @@ class Context:
         self.signatures: dict[tuple[str, str], Signature] = {}
         self.networks: dict[tuple[str, str], Network] = {}
         self.variables: dict[tuple[str, str], Variable] = {}
+        self.owned: dict[str, list[Variable]] = {}
         self.tasks: dict[str, Draw] = {}
         self.lets: dict[tuple[str, str], Pending] = {}
 
@@ -57,6 +58,11 @@ class Context:
             ]
             more["notes"] = [*more.get("notes", ()), *notes]
         self.found.append(report(code, span, **more))
+
+    def own(self, level: str, variable: Variable) -> None:
+        """A variable of a level."""
+        self.variables[level, variable.name] = variable
+        self.owned.setdefault(level, []).append(variable)
 
     def place(self, node: int, span: Span) -> int:
         """Remember where a node was written first."""

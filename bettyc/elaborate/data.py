@@ -13,7 +13,6 @@ from bettyc.elaborate.declared import type_of
 from bettyc.elaborate.scope import LevelDecl, Scope
 from bettyc.grammar import ast
 from bettyc.model import Call, DataSet, Draw, Extern, Part, Ref, Split, Value
-from bettyc.sources import counts as rows_of_parts
 from bettyc.types import POISON, Dim, Record, Tensor, Type, bind, number, symbol
 
 # The built-in sources with their arguments; `bettyc.runtime.data.readers` says what they mean.
@@ -254,6 +253,9 @@ def counts(rows: Dim, fractions: list[float]) -> list[int | None]:
     """How many rows each part has; all None while the number of rows is not bound."""
     if rows.value is None:
         return [None] * len(fractions)
+    # here: its file readers are needed only where there is data
+    from bettyc.sources import counts as rows_of_parts
+
     return [*rows_of_parts(rows.value, fractions)]
 
 

@@ -60,7 +60,7 @@ def _variable(ctx: Context, level: LevelDecl, node: ast.Var, scope: Scope) -> No
     except NotConstant:
         return
     name = node.name.text
-    ctx.variables[level.name, name] = Variable(name, type_, initial, domain, node.name.span)
+    ctx.own(level.name, Variable(name, type_, initial, domain, node.name.span))
 
 
 def _domain(ctx: Context, node: ast.Var, scope: Scope) -> Call | None:
@@ -298,7 +298,7 @@ def build(ctx: Context, level: LevelDecl, scope: Scope, origins: dict[str, Any])
         for n in level.of(ast.Module)
         if (level.name, n.name.text) in ctx.networks
     )
-    variables = tuple(v for (owner, _), v in ctx.variables.items() if owner == level.name)
+    variables = tuple(ctx.owned.get(level.name, ()))
     task = ctx.tasks.get(level.name)
     return Level(
         level.name,

@@ -304,8 +304,9 @@ def _layers(
             shapes["bias"] = (sizes[k + 1],)  # type: ignore[assignment]
         for part, shape in shapes.items():
             name = f"{node.name.text}.{every * k}.{part}" if every else f"{node.name.text}.{part}"
-            ctx.variables[level.name, name] = Variable(
-                name, Tensor("real", tuple(shape)), initial, None, node.name.span
+            ctx.own(
+                level.name,
+                Variable(name, Tensor("real", tuple(shape)), initial, None, node.name.span),
             )
             names.append(name)
     return names
