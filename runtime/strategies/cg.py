@@ -9,10 +9,9 @@ start and one for the true residual; five vectors of memory.
 What can go wrong, and what is done about it:
     a = 0                        u = 0 without a product
     the residual vanishes        stop; the next step would be 0/0
-    p.Hp <= 0 (indefinite H, or a singular one whose range a leaves)
-                                 the system is solved by minres, with a warning
-    p.Hp <= 0 (indefinite H, or a singular one whose range a leaves)
-                                 warning where the residual is above 0.001
+    p.Hp <= 0                    H is indefinite, or singular and a leaves its range: the system is
+                                 solved by minres, with a warning
+    rounding in the residual     `converged` is false and a note says so; a warning above 0.001
     steps run out                the iterate is used, `converged` is false
     a product is not finite      SolveError
 

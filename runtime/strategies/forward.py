@@ -55,7 +55,7 @@ def pull(system: System, options: Forward) -> Pulled:
 
 def _cross(system: System, tangent: Tensor) -> dict[str, Tensor]:
     a = system.rhs.flatten()
-    flat = -(tangent.reshape(len(tangent), a.numel()) @ a)
+    flat = -(tangent.reshape(len(tangent), a.numel()).to(a.dtype) @ a)
     if not bool(torch.isfinite(flat).all()):
         raise SolveError(
             f"the forward derivative of level `{system.level}` is not finite; lower its"
@@ -75,7 +75,8 @@ def _unit_tangents(system: System) -> list[Tensor]:
     """
     shapes = [system.theta[name] for name in system.into]
     count = sum(x.numel() for x in shapes)
-    eye = torch.eye(count, dtype=system.rhs.dtype, device=system.rhs.device)
+    own = system.theta[system.level]
+    eye = torch.eye(count, dtype=own.dtype, device=own.device)
     parts = eye.split([x.numel() for x in shapes], dim=1) if shapes else []
     return [part.reshape(count, *x.shape) for part, x in zip(parts, shapes, strict=True)]
 

@@ -79,6 +79,7 @@ def test_damping_is_part_of_the_system():
         assert relative(found.grad, expected) < 1e-10
         assert found.reports[0].relative_residual == pytest.approx(left, rel=1e-6)
         assert found.reports[0].converged
+        assert found.reports[0].min_ritz == pytest.approx(0.1, rel=1e-6)
     assert (
         relative(differentiate(problem, Lower(Gmres(tol=1e-13, damping=0.3))).grad, expected)
         < 1e-10
