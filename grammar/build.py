@@ -16,14 +16,14 @@ Children = list[Any]
 
 class Builder:
     """Builds the nodes of one text. `docs` are its doc comments by the start of what they document;
-    `_grouped` collects the spans of the expressions in parentheses.
+    `grouped` collects the expressions in parentheses, as `ast.File` has them.
     """
 
     def __init__(self, source: Source, docs: dict[int, str]) -> None:
         self._file = source.name
         self._whole = Span(source.name, 0, len(source.text))
         self._docs = docs
-        self._grouped: set[Span] = set()
+        self.grouped: dict[Span, Span] = {}
 
     def _actions(self) -> dict[str, Action]:
         return {name: getattr(self, name) for name in vars(Builder) if not name.startswith("_")}
@@ -218,7 +218,7 @@ class Builder:
         return ast.Bool(c[0].kind == "TRUE", Span(self._file, start, end))
 
     def group(self, c: Children, start: int, end: int) -> ast.Expr:
-        self._grouped.add(c[0].span)
+        self.grouped[c[0].span] = Span(self._file, start, end)
         return c[0]
 
     def list(self, c: Children, start: int, end: int) -> ast.List:

@@ -121,6 +121,7 @@ class Layout:
         self._break = indent
         self._write(comment.text.rstrip())
         self._taken += 1
+        self.end()
 
     def blank_line(self) -> None:
         """Leave a line empty, once, and not at the beginning."""
@@ -131,7 +132,7 @@ class Layout:
     def end(self) -> None:
         """End the line."""
         if self._line:
-            self._lines.append((self._line, self._comment))
+            self._lines.append((self._line.rstrip(" "), self._comment))
         self._line, self._comment, self._blank, self._break = "", "", "", 0
 
     def lines(self) -> list[str]:

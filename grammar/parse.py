@@ -47,7 +47,7 @@ def parse(text: str, name: str) -> Parsed:
         from bettyc.grammar.recover import wrong_version
 
         found.append(wrong_version(file.version, LANGUAGE))
-    file = replace(file, comments=tuple(comments), grouped=frozenset(builder._grouped))
+    file = replace(file, comments=tuple(comments), grouped=builder.grouped)
     return Parsed(file, found, source)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from bettyc.diagnostics.span import Source, Span
@@ -31,9 +32,8 @@ class Phrases:
     kept, one pair of each; those that the tree needs are always there.
     """
 
-    def __init__(self, source: Source, grouped: frozenset[Span] = frozenset()) -> None:
+    def __init__(self, source: Source, grouped: Mapping[Span, Span] = MappingProxyType({})) -> None:
         self._file = source.name
-        self._text = source.text
         self._grouped = grouped
         self._makers: dict[type, Callable[[Any], Doc]] = {
             ast.Number: lambda n: self.leaf(n.text or repr(n.value), n.span),
@@ -41,7 +41,9 @@ class Phrases:
             ast.Bool: lambda n: self.leaf("true" if n.value else "false", n.span),
             ast.Name: lambda n: self.leaf(n.id, n.span),
             ast.Ident: self.ident,
-            ast.List: lambda n: self._bracketed(n, "", "[", self._filled(n.items), "]"),
+            ast.List: lambda n: self._bracketed(
+                n, self.opening("[", n), "", self._filled(n.items), "]"
+            ),
             ast.Arg: self._arg,
             ast.Generator: self._generator,
             ast.Call: self._call,
@@ -64,8 +66,9 @@ class Phrases:
     def expr(self, node: ast.Node, level: int = ANY) -> Doc:
         """A node, in parentheses where something as tight as `level` must stand."""
         doc = self._makers[type(node)](node)
-        if node.span in self._grouped:
-            return ["(", doc, Leaf(")", next_token(self._text, node.span.end))]
+        around = self._grouped.get(node.span)
+        if around:
+            return [Leaf("(", around.start), doc, Leaf(")", around.end - 1)]
         return ["(", doc, ")"] if _level(node) < level else doc
 
     def ident(self, ident: ast.Ident) -> Doc:
@@ -73,6 +76,10 @@ class Phrases:
 
     def leaf(self, text: str, span: Span) -> Doc:
         return Leaf(text, span.start) if span.file == self._file else text
+
+    def opening(self, text: str, node: ast.Node) -> Doc:
+        """The word or bracket that a node starts with."""
+        return Leaf(text, node.span.start) if node.span.file == self._file else text
 
     def closing(self, text: str, node: ast.Node) -> Doc:
         """A bracket that is the last character of a node."""
@@ -124,15 +131,15 @@ class Phrases:
 
     def _slice(self, node: ast.Slice) -> Doc:
         low = self.expr(node.low) if node.low else ""
-        return [low, ":", self.expr(node.high) if node.high else ""]
+        return [low, self.opening(":", node) if node.low is None else ":", self.expr(node.high) if node.high else ""]
 
     def _response(self, node: ast.Response) -> Doc:
         return [self.expr(node.base, POSTFIX), "*.", self.ident(node.name)]
 
     def _unary(self, node: ast.Unary) -> Doc:
         if node.op == "not":
-            return ["not ", self.expr(node.operand, NOT)]
-        return ["-", self.expr(node.operand, SIGN)]
+            return [self.opening("not ", node), self.expr(node.operand, NOT)]
+        return [self.opening("-", node), self.expr(node.operand, SIGN)]
 
     def _binary(self, node: ast.Binary) -> Doc:
         """A chain of operators of one level breaks before each of them, or nowhere."""
@@ -160,7 +167,8 @@ class Phrases:
     def _if(self, node: ast.If) -> Doc:
         then: Doc = [Line(), "then ", self.expr(node.then)]
         otherwise: Doc = [Line(), "else ", self.expr(node.otherwise)]
-        return self.group(node, ["if ", self.expr(node.condition, OR), Nest([then, otherwise])])
+        head: Doc = [self.opening("if ", node), self.expr(node.condition, OR)]
+        return self.group(node, [head, Nest([then, otherwise])])
 
     def _scalar(self, node: ast.ScalarType) -> Doc:
         head: list[Doc] = [self.ident(node.base)]
@@ -184,11 +192,11 @@ class Phrases:
     def record(self, node: ast.RecordType, broken: bool = False) -> Doc:
         """A record type; broken, its fields stand on one line if they fit and are no records."""
         if not node.fields:
-            return ["{", self.closing("}", node)]
+            return [self.opening("{", node), self.closing("}", node)]
         fields: Doc = Group(self.listed(node.fields))
         if broken and any(isinstance(field.type, ast.RecordType) for field in node.fields):
             fields = self._column(node.fields)
-        body: Doc = ["{", Nest([Line(), fields]), Line(), self.closing("}", node)]
+        body: Doc = [self.opening("{", node), Nest([Line(), fields]), Line(), self.closing("}", node)]
         return self.group(node, body, broken)
 
     def _column(self, nodes: Sequence[ast.FieldType]) -> Doc:

@@ -110,20 +110,24 @@ class _Printer:
 
     def _before(self, start: int, indent: int, last: bool = False) -> None:
         """The comments up to `start`, each behind the last statement or on its own line."""
+        above = False
         for comment in self._layout.comments(start):
-            if own_line(self._text, comment.span.start):
-                self._gap(comment.span.start)
+            own = own_line(self._text, comment.span.start)
+            if own:
+                self._gap(comment.span.start, above)
                 self._layout.own(comment, indent)
             else:
                 self._layout.trailing(comment, indent)
-            self._done, self._opened = comment.span.end, False
+            self._done, self._opened, above = comment.span.end, False, own
         if not last:
-            self._gap(start)
+            self._gap(start, above)
 
-    def _gap(self, start: int) -> None:
-        """Keep a blank line between the last thing and one at `start`."""
+    def _gap(self, start: int, above: bool = False) -> None:
+        """Keep a blank line between the last thing, perhaps a comment `above`, and one at `start`."""
         between = self._text[self._done : start].replace("\r\n", "\n").replace("\r", "\n")
         blank = any(not line.strip(" \t\f") for line in between.split("\n")[1:-1])
+        # A comment above a semicolon is not about the statement that would now follow it.
+        blank = blank or (above and ";" in between)
         if blank and not self._opened:
             self._layout.blank_line()
 
@@ -200,10 +204,8 @@ class _Printer:
             return next_token(self._text, node.span.start + len("run"))
         if isinstance(node, ast.Profile):
             return next_token(self._text, node.name.span.end)
-        brace = next_token(self._text, (node.tasks or node.name).span.end)
-        while self._text[brace] == ")":
-            brace = next_token(self._text, brace + 1)
-        return brace
+        last = (node.tasks or node.name).span
+        return next_token(self._text, self._file.grouped.get(last, last).end)
 
     # statements of levels
 
@@ -264,7 +266,8 @@ class _Printer:
     def _extern_fn(self, node: ast.ExternFn, columns: _Columns) -> Doc:
         signature: list[Doc] = ["-> ", self._phrases.expr(node.returns)]
         if node.nondiff:
-            signature += [" nondiff(", self._phrases.listed(node.nondiff), ")"]
+            names: Doc = [Nest([Line(""), self._phrases.listed(node.nondiff)]), Line(""), ")"]
+            signature += [" nondiff(", Group(names)]
         return self._extern("fn", node, signature)
 
     def _extern_module(self, node: ast.ExternModule, columns: _Columns) -> Doc:
