@@ -261,7 +261,7 @@ class Domain(Node):
     span: Span
 
 
-# statements of levels; `doc` is the text of the `##` comment above ---------------------------------
+# statements of levels; `doc` is the text of the `##` comments above -------------------------------
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from bettyc.diagnostics.span import Source, Span
 from bettyc.grammar import ast
@@ -12,6 +12,7 @@ from bettyc.grammar.machine import Action
 
 # What comes in as children: nodes, tokens, tuples of nodes, None for an absent part.
 Children = list[Any]
+N = TypeVar("N", bound=ast.Node)
 
 
 class Builder:
@@ -25,16 +26,13 @@ class Builder:
         self._docs = docs
         self.grouped: dict[Span, Span] = {}
 
-    def _actions(self) -> dict[str, Action]:
-        return {name: getattr(self, name) for name in vars(Builder) if not name.startswith("_")}
-
     def _ident(self, token: Token) -> ast.Ident:
         return ast.Ident(token[1], Span(self._file, token[2], token[3]))
 
     def _string(self, token: Token) -> ast.String:
         return ast.String(token[1][1:-1], Span(self._file, token[2], token[3]))
 
-    def _item(self, kind: Callable[..., Any], start: int, end: int, *parts: Any) -> Any:
+    def _item(self, kind: Callable[..., N], start: int, end: int, *parts: Any) -> N:
         return kind(*parts, Span(self._file, start, end), self._docs.get(start, ""))
 
     # items
@@ -77,7 +75,13 @@ class Builder:
     def extern_source(self, c: Children, start: int, end: int) -> ast.ExternSource:
         name, formals, type_, origin = c
         return self._item(
-            ast.ExternSource, start, end, self._ident(name), formals or (), type_, self._string(origin)
+            ast.ExternSource,
+            start,
+            end,
+            self._ident(name),
+            formals or (),
+            type_,
+            self._string(origin),
         )
 
     def formals(self, c: Children, start: int, end: int) -> tuple[ast.Formal, ...]:
@@ -166,7 +170,8 @@ class Builder:
     # expressions
 
     def expression(self, c: Children, start: int, end: int) -> ast.Expr:
-        return c[0]
+        node: ast.Expr = c[0]
+        return node
 
     def if_(self, c: Children, start: int, end: int) -> ast.If:
         return ast.If(c[0], c[1], c[2], Span(self._file, start, end))
@@ -206,7 +211,9 @@ class Builder:
         digits = text.replace("_", "")
         # Python refuses to read ints of more than 4300 digits.
         whole = digits.isdecimal() and len(digits) < 4000
-        return ast.Number(int(digits) if whole else float(digits), text, Span(self._file, start, end))
+        return ast.Number(
+            int(digits) if whole else float(digits), text, Span(self._file, start, end)
+        )
 
     def string(self, c: Children, start: int, end: int) -> ast.String:
         return self._string(c[0])
@@ -218,8 +225,9 @@ class Builder:
         return ast.Bool(c[0].kind == "TRUE", Span(self._file, start, end))
 
     def group(self, c: Children, start: int, end: int) -> ast.Expr:
-        self.grouped[c[0].span] = Span(self._file, start, end)
-        return c[0]
+        node: ast.Expr = c[0]
+        self.grouped[node.span] = Span(self._file, start, end)
+        return node
 
     def list(self, c: Children, start: int, end: int) -> ast.List:
         return ast.List(tuple(filter(None, c)), Span(self._file, start, end))
@@ -235,3 +243,8 @@ class Builder:
 
     def generator(self, c: Children, start: int, end: int) -> ast.Generator:
         return ast.Generator(c[0], self._ident(c[1]), c[2], Span(self._file, start, end))
+
+
+def actions(builder: Builder) -> dict[str, Action]:
+    """What builds the node of each rule."""
+    return {name: getattr(builder, name) for name in vars(Builder) if not name.startswith("_")}

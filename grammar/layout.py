@@ -99,7 +99,7 @@ class Layout:
                 todo.append((max(depth, self._column() - 2), flat, doc.inside))
             elif isinstance(doc, Group):
                 breaks = doc.broken or self._has_comment(doc.start, doc.end)
-                flat = flat or not breaks and self._fits(doc.inside, todo)
+                flat = flat or (not breaks and self._fits(doc.inside, todo))
                 todo.append((depth, flat, doc.inside))
             else:
                 todo.extend((depth, flat, part) for part in reversed(doc))

@@ -18,7 +18,7 @@ Action: TypeAlias = Callable[[list[Any], int, int], Any]
 
 # The deepest nesting of nodes. Passes over the tree recurse, with some three calls a node.
 DEEPEST = 200
-# The highest stack. Nothing of that depth needs more than a tenth, so the rest is not worth reading.
+# The highest stack; nothing of the depth above comes near.
 HIGHEST = 10 * DEEPEST
 
 
@@ -182,7 +182,6 @@ def _gather(rule: Rule, symbols: list[Any]) -> list[Any]:
         gathered += [symbols[at] for at in rule.plan[1:]]
         return gathered
     return _children(rule, symbols)
-
 
 
 def _pass(children: list[Any], start: int, end: int) -> Any:

@@ -29,7 +29,7 @@ from bettyc.grammar.tables import tables
 
 
 class Repair(NamedTuple):
-    """How to go on: take back the last `back` tokens, replace them and the next `remove` by `insert`."""
+    """How to go on: the last `back` tokens and the next `remove` are replaced by `insert`."""
 
     back: int
     remove: int
@@ -136,9 +136,7 @@ def _character(p: Place) -> Mistake | None:
     kind = _fixed(ours)
     insert = (Token(kind, ours, p.token.start, p.token.end),) if kind else ()
     notes = ["strings use double quotes"] if char in "'`" else []
-    diagnostic = report(
-        "MLO0101", p.span(), character=shown, notes=notes, suggestions=suggestions
-    )
+    diagnostic = report("MLO0101", p.span(), character=shown, notes=notes, suggestions=suggestions)
     return Mistake(diagnostic, Repair(0, 1, insert))
 
 
@@ -153,9 +151,7 @@ def _quotes(p: Place, found: re.Match[str]) -> Mistake:
     start, end = found.span()
     span = Span(p.source.name, start, end)
     text = f'"{content}"'
-    suggestions = _replace(
-        f"strings use double quotes: `{text}`", span, text, "machine-applicable"
-    )
+    suggestions = _replace(f"strings use double quotes: `{text}`", span, text, "machine-applicable")
     if found[1] is None:
         diagnostic = report("MLO0101", p.span(), character=found[0][0], suggestions=suggestions)
     else:
@@ -181,7 +177,14 @@ def _string(p: Place) -> Mistake | None:
 
 
 def _foreign(
-    p: Place, found: str, first: Token, last: Token, ours: str, message: str, kind: str, back: int = 0
+    p: Place,
+    found: str,
+    first: Token,
+    last: Token,
+    ours: str,
+    message: str,
+    kind: str,
+    back: int = 0,
 ) -> Mistake:
     """MLO0109 for the two tokens `first` and `last`, the second of which is `back` before this."""
     span = p.span(first, last)
@@ -327,7 +330,9 @@ def _list(p: Place) -> Mistake | None:
     opens = p.first_on_line(p.at) and p.starts_statement(p.at, p.block.kind)
     if token.kind == END or opens or bracket.kind == "LBRACE":
         return _unclosed(p, bracket)
-    if not p.machine.accepts("COMMA") or p.previous.kind == "NUMBER" and p.ahead(1).kind != "ASSIGN":
+    if not p.machine.accepts("COMMA") or (
+        p.previous.kind == "NUMBER" and p.ahead(1).kind != "ASSIGN"
+    ):
         return None
     starts = token.kind in OPERAND_STARTS or token.kind in ("LSQB", "MINUS", "NOT", "IF")
     if not (starts or is_word(token)):
@@ -354,10 +359,9 @@ def _operator(p: Place) -> Mistake | None:
     there it is noticed one token late.
     """
     token, before = p.token, p.previous
-    if token.kind in OPERAND_STARTS and before.kind in OPERAND_ENDS and p.same_line(before, token):
-        if p.machine.accepts("STAR"):
-            repair = Repair(0, 0, (_empty("STAR", "*", p),))
-            return _missing_operator(p, before, token, repair)
+    operands = token.kind in OPERAND_STARTS and before.kind in OPERAND_ENDS
+    if operands and p.same_line(before, token) and p.machine.accepts("STAR"):
+        return _missing_operator(p, before, token, Repair(0, 0, (_empty("STAR", "*", p),)))
     earlier = p.ahead(-2)
     if (
         p.name_begun
@@ -437,7 +441,8 @@ def _equals(p: Place) -> Mistake | None:
     mistake = _expected(p) or _unexpected(p)
     suggestions = _replace(f"write `{ours}`", p.span(), ours)
     return Mistake(
-        _with(mistake.diagnostic, suggestions), Repair(0, 1, (Token(kind, ours, token.start, token.end),))
+        _with(mistake.diagnostic, suggestions),
+        Repair(0, 1, (Token(kind, ours, token.start, token.end),)),
     )
 
 
@@ -470,7 +475,9 @@ def _comma(p: Place) -> Mistake | None:
     if p.token.kind != "COMMA" or p.inside is not None or not p.machine.accepts("SEMICOLON"):
         return None
     suggestions = _replace("statements need no separator", p.span(), "")
-    return Mistake(report("MLO0100", p.span(), found="`,`", suggestions=suggestions), Repair(0, 1, ()))
+    return Mistake(
+        report("MLO0100", p.span(), found="`,`", suggestions=suggestions), Repair(0, 1, ())
+    )
 
 
 def _chain(p: Place) -> Mistake | None:

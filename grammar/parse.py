@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from bettyc.diagnostics.model import Diagnostic
-from bettyc.diagnostics.span import Source, Span
+from bettyc.diagnostics.span import Source
 from bettyc.grammar import ast
-from bettyc.grammar.build import Builder
+from bettyc.grammar.build import Builder, actions
 from bettyc.grammar.lex import Token, docs, lex
 from bettyc.grammar.machine import Machine, TooDeep
 
@@ -38,7 +39,7 @@ def parse(text: str, name: str) -> Parsed:
     tokens, comments = lex(text, name)
     builder = Builder(source, docs(text, tokens, comments))
     found: list[Diagnostic] = []
-    file = _run("file", tokens, builder)
+    file: ast.File | None = _run("file", tokens, builder)
     if file is None:
         from bettyc.grammar.recover import recover
 
@@ -56,7 +57,7 @@ def parse_expression(text: str, name: str) -> tuple[ast.Expr | None, list[Diagno
     source = Source(name, text)
     tokens, _ = lex(text, name)
     builder = Builder(source, {})
-    expression = _run("expression", tokens, builder)
+    expression: ast.Expr | None = _run("expression", tokens, builder)
     if expression is not None:
         return expression, []
     from bettyc.grammar.recover import first_error
@@ -74,9 +75,9 @@ def tokens(text: str) -> list[Token]:
     return found[:-1]
 
 
-def _run(start: str, tokens: list[Token], builder: Builder) -> ast.Expr | ast.File | None:
+def _run(start: str, tokens: list[Token], builder: Builder) -> Any:
     """The tree of a text without errors, otherwise None."""
-    machine = Machine(start, builder._actions())
+    machine = Machine(start, actions(builder))
     try:
         complete = machine.run(tokens) == len(tokens)
     except TooDeep:

@@ -131,7 +131,11 @@ class Phrases:
 
     def _slice(self, node: ast.Slice) -> Doc:
         low = self.expr(node.low) if node.low else ""
-        return [low, self.opening(":", node) if node.low is None else ":", self.expr(node.high) if node.high else ""]
+        return [
+            low,
+            self.opening(":", node) if node.low is None else ":",
+            self.expr(node.high) if node.high else "",
+        ]
 
     def _response(self, node: ast.Response) -> Doc:
         return [self.expr(node.base, POSTFIX), "*.", self.ident(node.name)]
@@ -196,7 +200,12 @@ class Phrases:
         fields: Doc = Group(self.listed(node.fields))
         if broken and any(isinstance(field.type, ast.RecordType) for field in node.fields):
             fields = self._column(node.fields)
-        body: Doc = [self.opening("{", node), Nest([Line(), fields]), Line(), self.closing("}", node)]
+        body: Doc = [
+            self.opening("{", node),
+            Nest([Line(), fields]),
+            Line(),
+            self.closing("}", node),
+        ]
         return self.group(node, body, broken)
 
     def _column(self, nodes: Sequence[ast.FieldType]) -> Doc:

@@ -69,7 +69,7 @@ class Place:
         return self.tokens[self.at]
 
     def ahead(self, steps: int) -> Token:
-        """The token some steps after (or, negative, before) this one; an end where there is none."""
+        """The token some steps after this one, or before it; an end where there is none."""
         at = self.at + steps
         if 0 <= at < len(self.tokens):
             return self.tokens[at]
@@ -131,7 +131,9 @@ class Place:
         for height in range(len(values) - 1, 1, -1):
             value = values[height]
             if isinstance(value, Token) and value.kind == "LBRACE":
-                kind = _block_kind([getattr(v, "kind", "") for v in values[max(0, height - 6) : height]])
+                kind = _block_kind(
+                    [getattr(v, "kind", "") for v in values[max(0, height - 6) : height]]
+                )
                 if kind:
                     return Block(kind, _statements(values, height + 1), value)
         height = 1

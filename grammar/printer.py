@@ -123,7 +123,7 @@ class _Printer:
             self._gap(start, above)
 
     def _gap(self, start: int, above: bool = False) -> None:
-        """Keep a blank line between the last thing, perhaps a comment `above`, and one at `start`."""
+        """Keep a blank line between the last thing (a comment if `above`) and one at `start`."""
         between = self._text[self._done : start].replace("\r\n", "\n").replace("\r", "\n")
         blank = any(not line.strip(" \t\f") for line in between.split("\n")[1:-1])
         # A comment above a semicolon is not about the statement that would now follow it.
@@ -258,7 +258,11 @@ class _Printer:
 
     def _extern(self, kind: str, node: Any, signature: Doc) -> Doc:
         """Breaks before `from`, and if that is not enough before the signature."""
-        head: Doc = [f"extern {kind} ", self._phrases.ident(node.name), self._phrases.formals(node.formals)]
+        head: Doc = [
+            f"extern {kind} ",
+            self._phrases.ident(node.name),
+            self._phrases.formals(node.formals),
+        ]
         origin = self._phrases.expr(node.origin)
         inner = Group([head, Nest([Line(), signature])], node.span.start, node.origin.span.start)
         return self._phrases.group(node, [inner, Nest([Line(), "from ", origin])])
@@ -293,7 +297,9 @@ class _Printer:
     def _typed(self, node: ast.Node, head: list[Doc], type_: ast.Type, origin: Doc) -> Doc:
         """`head : type from origin`, broken before `from` or else inside a record."""
         whole: list[Doc] = [*head, " : ", self._phrases.expr(type_)]
-        commented = any(node.span.start < c.span.start < type_.span.end for c in self._file.comments)
+        commented = any(
+            node.span.start < c.span.start < type_.span.end for c in self._file.comments
+        )
         if isinstance(type_, ast.RecordType) and (commented or len(flat(whole)) > self._width):
             return [*head, " : ", self._phrases.record(type_, broken=True), " from ", origin]
         return self._phrases.group(node, [*whole, Nest([Line(), "from ", origin])])
@@ -301,7 +307,11 @@ class _Printer:
     def _split(self, node: ast.Split, columns: _Columns) -> Doc:
         parts: list[Doc] = []
         for part in node.parts:
-            text: Doc = [self._phrases.ident(part.name), " = ", self._phrases.expr(part.fraction, SUM)]
+            text: Doc = [
+                self._phrases.ident(part.name),
+                " = ",
+                self._phrases.expr(part.fraction, SUM),
+            ]
             parts += [",", Group([Line(), text])] if parts else [text]
         head: list[Doc] = ["split ", self._phrases.ident(node.of), " into ", Nest(parts)]
         if not node.options:
@@ -311,7 +321,11 @@ class _Printer:
         return self._phrases.group(node, [*head, Nest([Line(), "with (", options, close])])
 
     def _def(self, node: ast.Def, columns: _Columns) -> Doc:
-        head: list[Doc] = ["def ", self._phrases.ident(node.name), self._phrases.formals(node.formals)]
+        head: list[Doc] = [
+            "def ",
+            self._phrases.ident(node.name),
+            self._phrases.formals(node.formals),
+        ]
         if node.returns:
             head += [" -> ", self._phrases.expr(node.returns)]
         return [*head, " = ", self._phrases.expr(node.body)]

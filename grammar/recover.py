@@ -16,7 +16,7 @@ from bettyc.diagnostics.model import Diagnostic
 from bettyc.diagnostics.registry import report
 from bettyc.diagnostics.span import Source, Span
 from bettyc.grammar import ast
-from bettyc.grammar.build import Builder
+from bettyc.grammar.build import Builder, actions
 from bettyc.grammar.lex import END, Token
 from bettyc.grammar.machine import DEEPEST, Machine, TooDeep
 from bettyc.grammar.mistakes import Repair, find
@@ -27,16 +27,18 @@ from bettyc.grammar.tables import tables
 MOST = 200
 
 
-def recover(source: Source, tokens: list[Token], builder: Builder) -> tuple[ast.File, list[Diagnostic]]:
+def recover(
+    source: Source, tokens: list[Token], builder: Builder
+) -> tuple[ast.File, list[Diagnostic]]:
     """The statements of `tokens` that parse, and what is wrong with the others, in order."""
-    recovery = _Recovery(source, tokens, Machine("file", builder._actions()))
+    recovery = _Recovery(source, tokens, Machine("file", actions(builder)))
     file = recovery.run()
     return file, sorted(recovery.found, key=lambda d: d.span.start if d.span else 0)
 
 
 def first_error(source: Source, tokens: list[Token], builder: Builder, start: str) -> Diagnostic:
     """The first error of a text that does not parse as `start`."""
-    machine = Machine(start, builder._actions())
+    machine = Machine(start, actions(builder))
     try:
         at = machine.run(tokens, careful=True)
     except TooDeep as error:
@@ -56,7 +58,7 @@ def wrong_version(version: ast.Number, spoken: tuple[int, int]) -> Diagnostic:
     ours = ".".join(map(str, spoken))
     return report(
         "MLO0110", version.span, needed=version.text, spoken=ours,
-        notes=[f"upgrade bettyc, or write `mlo {ours}`; `bettyc fmt --migrate` rewrites old programs"],
+        notes=["upgrade bettyc, or let `bettyc fmt --migrate` rewrite the program"],
     )  # fmt: skip
 
 
@@ -130,7 +132,9 @@ class _Recovery:
             return None
         back, remove, insert = repair
         machine, tokens, at = self.machine, self.tokens, place.at
-        if any(not isinstance(value, Token) for value in machine.values[len(machine.values) - back :]):
+        if any(
+            not isinstance(value, Token) for value in machine.values[len(machine.values) - back :]
+        ):
             return None
         if back == 0 and insert and not machine.accepts(insert[0].kind):
             return None
@@ -160,7 +164,7 @@ class _Recovery:
         return at
 
     def _resumes(self, place: Place, at: int, block: Block, depth: int) -> bool:
-        """Whether to go on at token `at`, with `depth` brackets opened since the statement began."""
+        """Whether to go on at token `at`, `depth` brackets after the statement began."""
         item = place.starts_item(at)
         if not item and not place.starts_statement(at, block.kind):
             return False

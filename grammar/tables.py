@@ -86,7 +86,9 @@ def _cache_folder() -> str:
     if os.path.isabs(home):
         return os.path.join(home, "bettyc")
     if sys.platform == "win32":
-        return os.path.join(os.environ.get("LOCALAPPDATA", os.path.expanduser("~")), "bettyc", "cache")
+        return os.path.join(
+            os.environ.get("LOCALAPPDATA", os.path.expanduser("~")), "bettyc", "cache"
+        )
     folder = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
     return os.path.join(os.path.expanduser(folder), "bettyc")
 
@@ -157,7 +159,9 @@ def compile_grammar(grammar: str) -> dict[str, Any]:
     from lark import Lark
 
     # A lark without `interegular` cannot be strict; the tests are.
-    parser = Lark(grammar, parser="lalr", lexer="contextual", maybe_placeholders=True, start=list(STARTS))
+    parser = Lark(
+        grammar, parser="lalr", lexer="contextual", maybe_placeholders=True, start=list(STARTS)
+    )
     saved = io.BytesIO()
     parser.save(saved)
     # Not a file of anybody's: the bytes that the line above wrote.
@@ -170,7 +174,9 @@ def compile_grammar(grammar: str) -> dict[str, Any]:
     places: dict[int, int] = {}
     actions: list[dict[str, int]] = []
     gotos: list[dict[str, int]] = []
-    terminals = {row["name"]: row["pattern"] for row in memo.values() if row["__type__"] == "TerminalDef"}
+    terminals = {
+        row["name"]: row["pattern"] for row in memo.values() if row["__type__"] == "TerminalDef"
+    }
     for row in table["states"].values():
         actions.append({})
         gotos.append({})
@@ -201,7 +207,7 @@ def compile_grammar(grammar: str) -> dict[str, Any]:
 
 
 def _rule(row: dict[str, Any]) -> list[Any]:
-    """A production as Lark's tree builder would read it: filtered tokens, inlined rules, absent parts."""
+    """A production as Lark's tree builder would read it."""
     origin: str = row["origin"]["name"]
     options = row["options"]
     # `empty_indices` has False for each symbol that is there and True for each that is not.
