@@ -128,6 +128,8 @@ class _Assembler:
         }
         nodes = [m.node for m in self.plan.model.metrics]
         owners = self._owners(reads)
+        for name, stage in stages.items():
+            stage.owned = owners[name]
         feed = self._feed("", None, leaves(self.linked.graph, nodes))
         return Assembly(
             self.linked, self.state, self.sources, self.draws, self.tasks, stages, metrics, feed, owners,

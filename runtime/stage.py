@@ -15,8 +15,9 @@ from torch import Tensor
 from bettyc.failures import DivergedError, RunError
 from bettyc.model import Level
 from bettyc.plan import ENDLESS, LevelPlan
+from bettyc.runtime.data.draw import Batches
 from bettyc.runtime.domains import free
-from bettyc.runtime.feed import Feed
+from bettyc.runtime.feed import Feed, TaskBatch
 from bettyc.runtime.formula import Formula
 from bettyc.runtime.layout import Layout
 from bettyc.runtime.link import Linked
@@ -68,6 +69,7 @@ class Stage:
         views = [View(s.start, s.stop, s.free) for s in self.layout.slots if s.trainable]
         self.rule = rule_of(self.plan.optimizer.name, views)
         self.accumulate = max(self.plan.accumulate, 1)
+        self.owned: list[Batches | TaskBatch] = []  # what only this level's gradients use up
         self.losses: list[Tensor] = []
         self.sign = -1.0 if level.sense == "maximize" else 1.0
         self.stale = False  # a level above has moved since the last update
@@ -157,7 +159,10 @@ class Stage:
 
     def step(self) -> bool:
         """One optimizer update, of `accumulate` gradients; False where `stop` was met instead."""
-        for _ in range(self.accumulate):
+        for k in range(self.accumulate):
+            if k:
+                for source in self.owned:
+                    source.spent = True
             if not self._step_once():
                 return False
         self.state.updates[self.name] += 1

@@ -99,9 +99,7 @@ class Items:
             items = [self.dataset[int(i)] for i in rows]
         except Exception as error:
             # the user's data set: whatever it raises is shown as its own
-            raise CallbackError(
-                f"data set `{self.name}` raised {type(error).__name__}: {error}"
-            ) from error
+            raise _raised(self.name, error) from error
         return checked(
             torch.utils.data.default_collate(items),
             self.declared,
@@ -112,6 +110,16 @@ class Items:
 
     def whole(self) -> Columns:
         return self.fetch(torch.arange(self.count))
+
+
+def _raised(name: str, error: Exception) -> CallbackError:
+    """What the user's data set raised; out of a worker of torch's loader its text ends with the
+    cause.
+    """
+    text = f"{type(error).__name__}: {error}"
+    if "Original Traceback" in text:
+        text = f"{text.strip().splitlines()[-1]} (in a worker of its loader)"
+    return CallbackError(f"data set `{name}` raised {text}")
 
 
 def checked(
@@ -188,8 +196,7 @@ class Stream:
                 continue
             except Exception as error:
                 # the user's loader: whatever it raises is shown as its own
-                message = f"data set `{self.name}` raised {type(error).__name__}: {error}"
-                raise CallbackError(message) from error
+                raise _raised(self.name, error) from error
             self.taken += 1
             return value
         raise InputError(report("MLO0506", self.checker.span, path=self.name, problem="is empty"))
@@ -222,7 +229,5 @@ class Tasks:
             item = self.items[i]
         except Exception as error:
             # the user's task source: whatever it raises is shown as its own
-            raise CallbackError(
-                f"data set `{self.name}` raised {type(error).__name__}: {error}"
-            ) from error
+            raise _raised(self.name, error) from error
         return checked(item, self.declared, self.checker, None, self.device)

@@ -5,6 +5,7 @@ levels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -32,10 +33,7 @@ class Options:
         formulas: Mapping[str, Evaluate],
         updates: int,
     ) -> None:
-        defaults = {
-            name: getattr(OPTIMIZERS[optimizer.name], name)
-            for name in getattr(OPTIMIZERS[optimizer.name], "__dataclass_fields__", {})
-        }
+        defaults = {f.name: f.default for f in fields(OPTIMIZERS[optimizer.name])}
         self.fixed: dict[str, Any] = {
             **defaults,
             **{k: v for k, v in optimizer.named if not isinstance(v, Formula)},

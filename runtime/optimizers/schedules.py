@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -68,10 +69,8 @@ SCHEDULES: dict[str, Make] = {
 
 def filled(call: Call, updates: int) -> dict[str, Any]:
     """The options of a schedule by name, defaults filled in; `total` = 0 becomes `updates`."""
-    cls = schedules.SCHEDULES[call.name]
-    names = list(getattr(cls, "__dataclass_fields__", {}))
-    options: dict[str, Any] = {name: getattr(cls, name) for name in names}
-    options |= dict(zip(names, call.positional, strict=False)) | dict(call.named)
+    options: dict[str, Any] = {f.name: f.default for f in fields(schedules.SCHEDULES[call.name])}
+    options |= dict(zip(list(options), call.positional, strict=False)) | dict(call.named)
     if options.get("total") == 0:
         options["total"] = max(updates, 1)
     return {**options, "updates": updates}

@@ -11,7 +11,7 @@ from bettyc.failures import DivergedError
 
 def test_inner_steps_are_torch_s_steps():
     """The lower level after one period has the bits of torch.optim on the same data."""
-    run = ridge("optimizer = adam(lr = 0.05)  steps = 9")
+    run = ridge("optimizer = adam(lr = 0.05)  steps = 9", opt=0)
     log_wd = run["tune"].log_wd
     train = parts(run, "train")
     w = torch.nn.Parameter(torch.zeros(5, dtype=torch.float64))
@@ -204,7 +204,7 @@ def test_variables_are_copies():
 def test_tracebacks_show_the_emitted_line():
     import traceback
 
-    run = ridge("optimizer = sgd(lr = 0.1)")
+    run = ridge("optimizer = sgd(lr = 0.1)", opt=0)
     stage = run.stages["fit"]
     run.state.theta["fit"] = torch.zeros(3, dtype=torch.float64)
     with pytest.raises(RuntimeError) as raised:

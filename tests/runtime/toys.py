@@ -31,10 +31,13 @@ run { steps = 4  precision = fp64 }
 
 
 def start(text: str, data: Any = None, externs: Any = None, **options: Any) -> Run:
-    """A run of a program given as text; MloError where it has errors."""
+    """A run of a program given as text; MloError where it has errors. opt = 0 is plain autograd, which
+    has torch's bits.
+    """
     changes = options.pop("set", None) or {}
     program = _checked(text, tuple(changes.items()))
-    return program.compile(data=data, externs=externs).start(**options)
+    plan = program.compile(data=data, externs=externs, opt=options.pop("opt", 1))
+    return plan.start(**options)
 
 
 @cache

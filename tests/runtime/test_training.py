@@ -1,0 +1,170 @@
+"""One-level training has the bits of plain torch: optimizers, schedules, clipping, accumulation, precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from toys import classification, start
+
+PROGRAM = """
+mlo 0.1
+dim n, d, C = 2
+data all : { x: real[n, d], y: int<C>[n] } from memory()
+level fit {
+  var W : real[d, C] = gaussian(std = 0.5)
+  var b : real[C] = zeros
+  draw s from all(batch = 12)
+  minimize mean(xent(s.x @ W + b, s.y))
+  SETTINGS
+}
+run { steps = 20  RUN }
+"""
+DATA = classification()
+
+
+def train(settings: str, run: str = "", **options):
+    text = PROGRAM.replace("SETTINGS", settings).replace("RUN", run)
+    return start(text, {"all": DATA}, opt=0, **options)
+
+
+def by_torch(
+    run, make, *, schedule=None, clip=None, accumulate=1, steps=20, dtype=torch.float32
+) -> list[Tensor]:
+    """The same training by hand, from the run's initial values, batches in the order of the rows."""
+    w = torch.nn.Parameter(run["fit"].W)
+    b = torch.nn.Parameter(run["fit"].b)
+    optimizer = make([w, b])
+    scheduler = schedule(optimizer) if schedule else None
+    x, y, at = DATA["x"].to(dtype), DATA["y"], 0
+    for _ in range(steps):
+        optimizer.zero_grad()
+        for _ in range(accumulate):
+            rows = slice(at, at + 12)
+            at = (at + 12) % 60
+            loss = torch.mean(F.cross_entropy(x[rows] @ w + b, y[rows], reduction="none"))
+            (loss / accumulate).backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_([w, b], clip, foreach=False)
+        optimizer.step()
+        if scheduler:
+            scheduler.step()
+    return [w.detach(), b.detach()]
+
+
+ELEMENTWISE = {
+    "sgd(lr = 0.5, momentum = 0.9, nesterov = true)": lambda p: torch.optim.SGD(
+        p, 0.5, 0.9, nesterov=True
+    ),
+    "adam(lr = 0.05)": lambda p: torch.optim.Adam(p, 0.05, foreach=False),
+    "adamw(lr = 0.05)": lambda p: torch.optim.AdamW(p, 0.05, foreach=False),
+    "rmsprop(lr = 0.05)": lambda p: torch.optim.RMSprop(p, 0.05, foreach=False),
+    "adagrad(lr = 0.05)": lambda p: torch.optim.Adagrad(p, 0.05, foreach=False),
+    "adadelta": lambda p: torch.optim.Adadelta(p, foreach=False),
+    "adamax": lambda p: torch.optim.Adamax(p, foreach=False),
+    "nadam": lambda p: torch.optim.NAdam(p, foreach=False),
+    "radam": lambda p: torch.optim.RAdam(p, foreach=False),
+    "rprop": lambda p: torch.optim.Rprop(p, foreach=False),
+    "asgd": lambda p: torch.optim.ASGD(p, foreach=False),
+    "adafactor": lambda p: torch.optim.Adafactor(p, foreach=False),
+}
+
+
+@pytest.mark.parametrize("optimizer", ELEMENTWISE)
+def test_optimizers(optimizer):
+    run = train(f"optimizer = {optimizer}")
+    expected = by_torch(run, ELEMENTWISE[optimizer])
+    run.to_end()
+
+    assert torch.equal(run["fit"].W, expected[0])
+    assert torch.equal(run["fit"].b, expected[1])
+
+
+def test_a_schedule_steps_once_per_update():
+    run = train("optimizer = sgd(lr = 0.5)  lr_schedule = cosine  accumulate = 2")
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR
+    expected = by_torch(
+        run, lambda p: torch.optim.SGD(p, 0.5), schedule=lambda o: cosine(o, 20), accumulate=2
+    )
+    run.to_end()
+
+    # halves are added in another order than torch does
+    torch.testing.assert_close(run["fit"].W, expected[0], rtol=1e-6, atol=1e-7)
+    assert run.state.updates["fit"] == 20
+    assert run.state.gradients["fit"] == 40
+
+
+def test_clipping():
+    run = train("optimizer = sgd(lr = 2.0)  clip = 0.05")
+    expected = by_torch(run, lambda p: torch.optim.SGD(p, 2.0), clip=0.05)
+    free = train("optimizer = sgd(lr = 2.0)")
+    run.to_end()
+    free.to_end()
+
+    torch.testing.assert_close(run["fit"].W, expected[0], rtol=1e-6, atol=1e-7)
+    assert not torch.allclose(free["fit"].W, expected[0], rtol=1e-2)
+
+
+def test_double_precision():
+    run = train("optimizer = adam(lr = 0.05)", "precision = fp64")
+    expected = by_torch(
+        run, lambda p: torch.optim.Adam(p, 0.05, foreach=False), dtype=torch.float64
+    )
+    run.to_end()
+
+    assert run["fit"].W.dtype == torch.float64
+    assert torch.equal(run["fit"].W, expected[0])
+
+
+@pytest.mark.parametrize("where", ["level", "run"])
+def test_bf16_keeps_variables_in_fp32_and_computes_in_bf16(where):
+    level = "precision = bf16" if where == "level" else ""
+    run = train(
+        f"optimizer = sgd(lr = 0.5)  {level}", "" if where == "level" else "precision = bf16"
+    )
+    w, b = (torch.nn.Parameter(v) for v in (run["fit"].W, run["fit"].b))
+    optimizer = torch.optim.SGD([w, b], lr=0.5)
+    x, at = DATA["x"].float(), 0
+    for _ in range(20):
+        rows = slice(at, at + 12)
+        at = (at + 12) % 60
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = torch.mean(F.cross_entropy(x[rows] @ w + b, DATA["y"][rows], reduction="none"))
+        loss.backward()
+        optimizer.step()
+    single = train("optimizer = sgd(lr = 0.5)")
+    run.to_end()
+    single.to_end()
+
+    assert run["fit"].W.dtype == torch.float32
+    assert torch.equal(run["fit"].W, w.detach())
+    assert not torch.equal(run["fit"].W, single["fit"].W)
+
+
+def test_large_levels_are_updated_in_place():
+    """A level beyond LARGE keeps its storage, and has the bits of the pure update."""
+    from bettyc.runtime.stage import LARGE
+
+    text = """
+mlo 0.1
+level fit {
+  var w : real[SIZE] = gaussian
+  minimize mean(w^4)
+  optimizer = adam(lr = 0.05)
+}
+run { steps = 5 }
+"""
+    run = start(text.replace("SIZE", str(LARGE)), opt=0)
+    twin = torch.nn.Parameter(run["fit"].w)
+    optimizer = torch.optim.Adam([twin], 0.05, foreach=False)
+    place = run.state.theta["fit"].data_ptr()
+    for _ in range(5):
+        optimizer.zero_grad()
+        torch.mean(twin**4.0).backward()
+        optimizer.step()
+    run.to_end()
+
+    assert run.state.theta["fit"].data_ptr() == place
+    assert torch.equal(run["fit"].w, twin.detach())
