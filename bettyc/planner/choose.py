@@ -19,7 +19,9 @@ from bettyc.strategies import STRATEGIES
 
 DENSE = 2048  # largest level whose Hessian is formed and factorised
 UNROLLED = 20  # most steps that `auto` unrolls
-SOLVER_TOL = 1e-10
+# relative residual that `auto` asks of a solve, by precision: what rounding lets it reach with certainty
+SOLVER_TOL = {"fp64": 1e-10}
+LOOSE_TOL = 1e-6
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _candidates(f: Facts, optimizer: Call, frozen: bool,
            "quadratic and small: factorised once", {})
     yield ("cg", _not_cg(f), f"{f.curvature}: positive definite, products in closed form" if curved
            else "its proximal term bounds the curvature from below",
-           {"tol": SOLVER_TOL if solved and not f.noisy else 1e-6,
+           {"tol": SOLVER_TOL.get(f.precision, LOOSE_TOL) if solved and not f.noisy else LOOSE_TOL,
             "iters": 0 if curved and not f.noisy else 10})
     yield ("finite_diff", None if optimizer.get("lr") is not None else "needs the lower learning rate",
            "no assumption on the curvature, two gradients", {})

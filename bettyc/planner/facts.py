@@ -30,6 +30,7 @@ class Facts:
     noisy: bool
     opaque: bool
     nested: bool
+    precision: str
 
     @property
     def name(self) -> str:
@@ -102,7 +103,8 @@ def _facts(model: Model, graph: Graph, hierarchy: Hierarchy, level: Level) -> Fa
     return Facts(
         level, curvature, turned, _size(level), _noisy(model, level) or "mask" in ops,
         bool(ops & {"apply", "extern_fn", "replicas"}),
-        bool(hierarchy.starred[level.name]))
+        bool(hierarchy.starred[level.name]),
+        word(level.setting("precision"), word(model.setting("precision"), "fp32")))
 
 
 def _domains(model: Model, graph: Graph, reached: list[int], level: Level) -> dict[int, Bounds]:
