@@ -27,14 +27,16 @@ from bettyc.model import Read
 class Mentions:
     """What one level's objective mentions of the others, in the order of the text.
 
-    stars: spans of the `*.` tokens are not needed: inserting a star is an edit at the dot, so each
-    read
-    carries the span of the whole mention. lets: name and span of the level's `let`s, for MLO0307.
+    lets: name and span of the level's `let`s, for MLO0307. feels: its own variables are in its
+    objective. inner: how much else speaks for a level that others are above (it says how to
+    differentiate through it, how it starts, how many steps it takes); only for wording.
     """
 
     level: str
     reads: tuple[Read, ...]
     lets: tuple[tuple[str, Span], ...] = ()
+    feels: bool = True
+    inner: int = 0
 
 
 @dataclass
@@ -418,8 +420,7 @@ def _undirected(
     """MLO0319, one per pair of levels: a bare read is legal only of a level above."""
     pairs = _undirected_pairs(mentions, h, skip)
     if len(pairs) > 1:
-        # one forgotten star also leaves undecided what its response passes through: name the star
-        # only
+        # one forgotten star also leaves undecided what its response passes through: name it only
         cause = next((pair for pair in pairs if _star_cures_all(mentions, *pair)), None)
         pairs = [cause] if cause is not None else pairs
     return [_undirected_pair(h, p, read) for p, read in pairs]
@@ -428,13 +429,12 @@ def _undirected(
 def _star_cures_all(mentions: Sequence[Mentions], p: str, read: Read) -> bool:
     """Would starring what `p` reads of that level leave nothing undecided?"""
     starred = [
-        Mentions(
-            m.level,
-            tuple(
+        replace(
+            m,
+            reads=tuple(
                 replace(r, mode="response") if m.level == p and r.level == read.level else r
                 for r in m.reads
             ),
-            m.lets,
         )
         for m in mentions
     ]
@@ -445,7 +445,12 @@ def _star_cures_all(mentions: Sequence[Mentions], p: str, read: Read) -> bool:
 def _undirected_pairs(
     mentions: Sequence[Mentions], h: Hierarchy, skip: set[tuple[str, str]]
 ) -> list[tuple[str, Read]]:
-    """(reader, first mention) of each pair of levels whose order is not decided."""
+    """(reader, first mention) of each pair of levels whose order is not decided.
+
+    Of two levels that read each other, the reader is the one that is more likely above.
+    """
+    by_name = {m.level: m for m in mentions}
+    starred = {q for p in h.levels for q in (*h.starred[p], *h.frozen[p])}
     found = []
     done: set[frozenset[str]] = {frozenset(pair) for pair in skip}
     for m in mentions:
@@ -454,8 +459,17 @@ def _undirected_pairs(
             if m.level in h.below[q] or pair in done:
                 continue
             done.add(pair)
-            found.append((m.level, read))
+            back = h.value[q].get(m.level)
+            if back is not None and _inner(m, starred) > _inner(by_name[q], starred):
+                found.append((q, back))
+            else:
+                found.append((m.level, read))
     return found
+
+
+def _inner(m: Mentions, starred: set[str]) -> tuple[bool, int]:
+    """How much speaks for a level being the lower one: its objective is its own, others star it."""
+    return m.feels, m.inner + 2 * (m.level in starred)
 
 
 def _undirected_pair(h: Hierarchy, p: str, read: Read) -> Diagnostic:

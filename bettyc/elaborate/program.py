@@ -51,7 +51,7 @@ def elaborate(
     _unused_definitions(ctx, unit)
     _never_bound(ctx, unit)
     found = [level for level in built if level is not None]
-    mentions = [Mentions(level.name, level.reads, _lets(unit, level.name)) for level in found]
+    mentions = [_mentions(ctx, unit, level) for level in found]
     hierarchy: Hierarchy | None = None
     if len(found) == len(built):
         hierarchy, wrong = infer(mentions)
@@ -95,6 +95,18 @@ def _globals(ctx: Context, unit: Unit) -> None:
     for item in unit.file.items:
         if isinstance(item, ast.Split):
             data.declare_split(ctx, item, Scope(unit))
+
+
+# What a program says of a level that others are above, and how much it tells.
+INNER = {"hypergrad": 2, "start": 1, "steps": 1, "curvature": 1}
+
+
+def _mentions(ctx: Context, unit: Unit, level: Level) -> Mentions:
+    own = any(node.attr("level") == level.name for _, node in ctx.graph.leaves(level.objective))
+    written = {s.path.rpartition(".")[2] for s in level.settings if s.span is not None}
+    inner = sum(weight for key, weight in INNER.items() if key in written)
+    inner += 2 * (level.task is not None) + ("optimizer" not in written)
+    return Mentions(level.name, level.reads, _lets(unit, level.name), own, inner)
 
 
 def _lets(unit: Unit, level: str) -> tuple[tuple[str, Span], ...]:
