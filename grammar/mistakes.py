@@ -6,15 +6,16 @@ parser would really accept, never its raw table row, which under LALR(1) both la
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import replace
 
-from bettyc.diagnostics.model import Applicability, Diagnostic, Edit, Label, Suggestion
+from bettyc.diagnostics.model import Label
 from bettyc.diagnostics.registry import report
 from bettyc.diagnostics.span import Span
 from bettyc.diagnostics.suggest import closest
-from bettyc.grammar.lex import BAD, BAD_STRING, END, Token
+from bettyc.grammar import notation
+from bettyc.grammar.lex import END, Token
+from bettyc.grammar.mistake import Mistake, Repair, missing, quoted, rewrite
 from bettyc.grammar.place import (
     CLOSING,
     ITEMS,
@@ -26,22 +27,6 @@ from bettyc.grammar.place import (
     terminal_text,
 )
 from bettyc.grammar.tables import tables
-
-
-class Repair(NamedTuple):
-    """How to go on: the last `back` tokens and the next `remove` are replaced by `insert`."""
-
-    back: int
-    remove: int
-    insert: tuple[Token, ...]
-
-
-class Mistake(NamedTuple):
-    """A diagnostic; without a repair the statement is given up."""
-
-    diagnostic: Diagnostic
-    repair: Repair | None = None
-
 
 # Words that other languages, or haste, put where mlo has a statement.
 _ALIASES = {
@@ -61,28 +46,6 @@ _ALIASES = {
     "problem": "level",
     "include": "import",
 }
-# Characters and operators of other notations, by what mlo writes.
-_CHARACTERS = {
-    "÷": "/",
-    "×": "*",
-    "·": "*",
-    "∗": "*",
-    "−": "-",
-    "–": "-",
-    "≤": "<=",
-    "≥": ">=",
-    "≠": "!=",
-    "→": "->",
-    "\u00a0": " ",
-    "“": '"',
-    "”": '"',
-    "„": '"',
-    "&": "and",
-    "|": "or",
-    "!": "not",
-}
-_FOREIGN = {"&&": "and", "||": "or"}
-_QUOTED = re.compile("'([^'\"\r\n]*)'|[“”„]([^“”\"\r\n]*)[“”]")
 
 
 def find(place: Place) -> Mistake:
@@ -92,177 +55,6 @@ def find(place: Place) -> Mistake:
         if mistake is not None:
             return mistake
     return _unexpected(place)
-
-
-def quoted(token: Token) -> str:
-    """A token as messages show it."""
-    if token.kind == END:
-        return "the end of the file"
-    return f"`{token.text if len(token.text) <= 40 else token.text[:39] + '…'}`"
-
-
-def _replace(
-    message: str, span: Span, text: str, applicability: Applicability = "maybe-incorrect"
-) -> tuple[Suggestion]:
-    return (Suggestion(message, (Edit(span, text),), applicability),)
-
-
-def _empty(kind: str, text: str, place: Place) -> Token:
-    """A token that is missing, right after the previous one."""
-    at = place.previous.end
-    return Token(kind, text, at, at)
-
-
-# characters ---------------------------------------------------------------------------------------
-
-
-def _character(p: Place) -> Mistake | None:
-    if p.token.kind != BAD:
-        return None
-    text, start = p.source.text, p.token.start
-    quotes = _QUOTED.match(text, start)
-    if quotes:
-        return _quotes(p, quotes)
-    for foreign, ours in _FOREIGN.items():
-        if text.startswith(foreign, start):
-            return _foreign(p, foreign, p.token, p.ahead(1), ours, f"write `{ours}`", _fixed(ours))
-    char = p.token.text
-    shown = char if char.isprintable() and char != "\u00a0" else f"U+{ord(char):04X}"
-    ours = _CHARACTERS.get(char, "")
-    suggestions: tuple[Suggestion, ...] = ()
-    if ours:
-        message = f"did you mean `{ours}`?" if ours != " " else "write an ordinary space"
-        suggestions = _replace(message, p.span(), ours)
-    kind = _fixed(ours)
-    insert = (Token(kind, ours, p.token.start, p.token.end),) if kind else ()
-    notes = ["strings use double quotes"] if char in "'`" else []
-    diagnostic = report("MLO0101", p.span(), character=shown, notes=notes, suggestions=suggestions)
-    return Mistake(diagnostic, Repair(0, 1, insert))
-
-
-def _fixed(text: str) -> str:
-    """The kind of a token that is a fixed string, "" if `text` is none."""
-    known = tables()
-    return known.words.get(text) or known.operators.get(text, "")
-
-
-def _quotes(p: Place, found: re.Match[str]) -> Mistake:
-    content = found[1] if found[1] is not None else found[2]
-    start, end = found.span()
-    span = Span(p.source.name, start, end)
-    text = f'"{content}"'
-    suggestions = _replace(f"strings use double quotes: `{text}`", span, text, "machine-applicable")
-    if found[1] is None:
-        diagnostic = report("MLO0101", p.span(), character=found[0][0], suggestions=suggestions)
-    else:
-        diagnostic = report("MLO0109", span, found="`'…'`", suggestions=suggestions)
-    remove = 0
-    while p.ahead(remove).start < end and p.ahead(remove).kind != END:
-        remove += 1
-    return Mistake(diagnostic, Repair(0, remove, (Token("STRING", text, start, end),)))
-
-
-def _string(p: Place) -> Mistake | None:
-    if p.token.kind != BAD_STRING:
-        return None
-    end = Span(p.source.name, p.token.end, p.token.end)
-    diagnostic = report(
-        "MLO0102", p.span(), label="it starts here", suggestions=_replace("close it", end, '"')
-    )
-    closed = Token("STRING", p.token.text + '"', p.token.start, p.token.end)
-    return Mistake(diagnostic, Repair(0, 1, (closed,)))
-
-
-# notation of other languages ----------------------------------------------------------------------
-
-
-def _foreign(
-    p: Place,
-    found: str,
-    first: Token,
-    last: Token,
-    ours: str,
-    message: str,
-    kind: str,
-    back: int = 0,
-) -> Mistake:
-    """MLO0109 for the two tokens `first` and `last`, the second of which is `back` before this."""
-    span = p.span(first, last)
-    diagnostic = report(
-        "MLO0109", span, found=f"`{found}`", suggestions=_replace(message, span, ours)
-    )
-    return Mistake(diagnostic, Repair(back, 2 - back, (Token(kind, ours, first.start, last.end),)))
-
-
-def _assignment(p: Place) -> Mistake | None:
-    """`:=`, `+=` and the like, at either of their two tokens."""
-    for back in (0, 1):
-        first, second = p.ahead(-back), p.ahead(1 - back)
-        known = first.kind in ("COLON", "PLUS", "MINUS", "STAR", "SLASH", "AT", "CARET")
-        if known and second.kind == "ASSIGN" and p.adjacent(first, second):
-            found = first.text + "="
-            return _foreign(p, found, first, second, "=", "write `=`", "ASSIGN", back)
-    return None
-
-
-def _comment(p: Place) -> Mistake | None:
-    """`//` and `/*`, at either of their two tokens."""
-    for back in (0, 1):
-        first, second = p.ahead(-back), p.ahead(1 - back)
-        if first.kind == "SLASH" and second.kind in ("SLASH", "STAR") and p.adjacent(first, second):
-            remove = 0
-            while p.same_line(first, p.ahead(remove)):
-                remove += 1
-            span = p.span(first, second)
-            diagnostic = report(
-                "MLO0109",
-                span,
-                found=f"`{first.text}{second.text}`",
-                suggestions=_replace("comments start with `#`", span, "#"),
-            )
-            return Mistake(diagnostic, Repair(back, remove, ()))
-    return None
-
-
-# numbers ------------------------------------------------------------------------------------------
-
-
-def _number(p: Place) -> Mistake | None:
-    token, before, after = p.token, p.previous, p.ahead(1)
-    if token.kind == "DOT" and after.kind == "NUMBER" and p.adjacent(token, after):
-        text = f"0.{after.text}"
-        span = p.span(token, after)
-        diagnostic = report(
-            "MLO0108", span, place="leading",
-            suggestions=_replace(f"write `{text}`", span, text, "machine-applicable"),
-        )  # fmt: skip
-        return Mistake(diagnostic, Repair(0, 2, (Token("NUMBER", text, token.start, after.end),)))
-    if token.kind == "NUMBER" and before.kind == "RESPONSE" and p.adjacent(before, token):
-        span = Span(p.source.name, before.end - 1, token.end)
-        text = f"0.{token.text}"
-        diagnostic = report(
-            "MLO0108", span, place="leading",
-            notes=["`*.` means \"response of\""],
-            suggestions=_replace(f"write `* {text}`", p.span(before, token), f"* {text}"),
-        )  # fmt: skip
-        star = Token("STAR", "*", before.start, before.end - 1)
-        number = Token("NUMBER", text, before.end - 1, token.end)
-        return Mistake(diagnostic, Repair(1, 1, (star, number)))
-    return _trailing(p)
-
-
-def _trailing(p: Place) -> Mistake | None:
-    """`1.`, also where the next line was read as a field: `lr = 1.` above `steps = 3`."""
-    name = p.previous.kind == "NAME"
-    dot, number = (p.ahead(-2), p.ahead(-3)) if name else (p.previous, p.ahead(-2))
-    if dot.kind != "DOT" or number.kind != "NUMBER" or not p.adjacent(number, dot):
-        return None
-    end = Span(p.source.name, dot.end, dot.end)
-    diagnostic = report(
-        "MLO0108", p.span(number, dot), place="trailing",
-        suggestions=_replace(f"write `{number.text}.0`", end, "0"),
-    )  # fmt: skip
-    return Mistake(diagnostic, Repair(2, 0, (p.previous,)) if name else Repair(1, 0, ()))
 
 
 # brackets -----------------------------------------------------------------------------------------
@@ -299,9 +91,9 @@ def _unclosed(p: Place, bracket: Token) -> Mistake | None:
         close=close,
         found=quoted(p.token),
         secondary=[Label(p.span(bracket), f"this `{bracket.text}` is never closed")],
-        suggestions=_replace(f"close it with `{close}`", p.after_previous(), close),
+        suggestions=rewrite(f"close it with `{close}`", p.after_previous(), close),
     )
-    return Mistake(diagnostic, Repair(0, 0, (_empty(kind, close, p),)))
+    return Mistake(diagnostic, Repair(0, 0, (missing(kind, close, p),)))
 
 
 def _brace(p: Place) -> Mistake | None:
@@ -317,9 +109,9 @@ def _brace(p: Place) -> Mistake | None:
         p.span(),
         found=quoted(token),
         secondary=[Label(p.span(brace), "this `{` is never closed")],
-        suggestions=_replace("close it with `}`", p.after_previous(), "\n}"),
+        suggestions=rewrite("close it with `}`", p.after_previous(), "\n}"),
     )
-    return Mistake(diagnostic, Repair(0, 0, (_empty("RBRACE", "}", p),)))
+    return Mistake(diagnostic, Repair(0, 0, (missing("RBRACE", "}", p),)))
 
 
 def _list(p: Place) -> Mistake | None:
@@ -346,9 +138,9 @@ def _list(p: Place) -> Mistake | None:
         close=terminal_text(CLOSING[bracket.kind])[1:-1],
         found=quoted(token),
         secondary=[Label(p.span(bracket), "inside this")],
-        suggestions=_replace("separate them by `,`", p.after_previous(), ","),
+        suggestions=rewrite("separate them by `,`", p.after_previous(), ","),
     )
-    return Mistake(diagnostic, Repair(0, 0, (_empty("COMMA", ",", p),)))
+    return Mistake(diagnostic, Repair(0, 0, (missing("COMMA", ",", p),)))
 
 
 # statements ---------------------------------------------------------------------------------------
@@ -361,7 +153,7 @@ def _operator(p: Place) -> Mistake | None:
     token, before = p.token, p.previous
     operands = token.kind in OPERAND_STARTS and before.kind in OPERAND_ENDS
     if operands and p.same_line(before, token) and p.machine.accepts("STAR"):
-        return _missing_operator(p, before, token, Repair(0, 0, (_empty("STAR", "*", p),)))
+        return _missing_operator(p, before, token, Repair(0, 0, (missing("STAR", "*", p),)))
     earlier = p.ahead(-2)
     if (
         p.name_begun
@@ -377,7 +169,7 @@ def _missing_operator(p: Place, left: Token, right: Token, repair: Repair | None
     between = Span(p.source.name, left.end, right.start)
     message = f"write `{left.text} * {right.text}`"
     diagnostic = report(
-        "MLO0106", p.span(right), found=quoted(right), suggestions=_replace(message, between, " * ")
+        "MLO0106", p.span(right), found=quoted(right), suggestions=rewrite(message, between, " * ")
     )
     return Mistake(diagnostic, repair)
 
@@ -401,7 +193,7 @@ def _statement(p: Place) -> Mistake | None:
     if not near and back:
         return None
     span = p.span(word)
-    suggestions = [s for text in near for s in _replace(f"did you mean `{text}`?", span, text)]
+    suggestions = [s for text in near for s in rewrite(f"did you mean `{text}`?", span, text)]
     diagnostic = report("MLO0105", span, word=word.text, suggestions=suggestions)
     if not near:
         return Mistake(diagnostic)
@@ -439,21 +231,23 @@ def _equals(p: Place) -> Mistake | None:
     else:
         return None
     mistake = _expected(p) or _unexpected(p)
-    suggestions = _replace(f"write `{ours}`", p.span(), ours)
+    suggestions = rewrite(f"write `{ours}`", p.span(), ours)
     return Mistake(
-        _with(mistake.diagnostic, suggestions),
+        replace(mistake.diagnostic, suggestions=suggestions),
         Repair(0, 1, (Token(kind, ours, token.start, token.end),)),
     )
 
 
 def _closed(p: Place) -> bool:
     """Whether the innermost open bracket is closed on the line of the error, not too far off."""
+    if p.inside is None:
+        return False
+    opening, closing = p.inside.kind, CLOSING[p.inside.kind]
     depth, at = 1, 0
     while depth and at < 200 and p.same_line(p.token, p.ahead(at)):
-        kind = p.ahead(at).kind
-        depth += (kind in CLOSING) - (kind in CLOSING.values())
+        depth += (p.ahead(at).kind == opening) - (p.ahead(at).kind == closing)
         at += 1
-    return p.inside is not None and depth == 0
+    return depth == 0
 
 
 def _separator(p: Place) -> Mistake | None:
@@ -462,19 +256,19 @@ def _separator(p: Place) -> Mistake | None:
         return None
     if p.machine.accepts("STAR") and p.ahead(1).kind != "ASSIGN":
         return None
-    suggestions = _replace("separate them by `,`", p.after_previous(), ",")
+    suggestions = rewrite("separate them by `,`", p.after_previous(), ",")
     diagnostic = report(
         "MLO0107", p.span(), expected="`,`", after=quoted(p.previous), found=quoted(p.token),
         suggestions=suggestions,
     )  # fmt: skip
-    return Mistake(diagnostic, Repair(0, 0, (_empty("COMMA", ",", p),)))
+    return Mistake(diagnostic, Repair(0, 0, (missing("COMMA", ",", p),)))
 
 
 def _comma(p: Place) -> Mistake | None:
     """A comma after a whole statement."""
     if p.token.kind != "COMMA" or p.inside is not None or not p.machine.accepts("SEMICOLON"):
         return None
-    suggestions = _replace("statements need no separator", p.span(), "")
+    suggestions = rewrite("statements need no separator", p.span(), "")
     return Mistake(
         report("MLO0100", p.span(), found="`,`", suggestions=suggestions), Repair(0, 1, ())
     )
@@ -497,9 +291,9 @@ def _misspelt(p: Place) -> Mistake | None:
     if not near:
         return None
     mistake = _expected(p) or _unexpected(p)
-    suggestions = _replace(f"did you mean `{near[0]}`?", p.span(), near[0])
+    suggestions = rewrite(f"did you mean `{near[0]}`?", p.span(), near[0])
     meant = Token(words[near[0]], near[0], p.token.start, p.token.end)
-    return Mistake(_with(mistake.diagnostic, suggestions), Repair(0, 1, (meant,)))
+    return Mistake(replace(mistake.diagnostic, suggestions=suggestions), Repair(0, 1, (meant,)))
 
 
 def _expected(p: Place) -> Mistake | None:
@@ -531,18 +325,8 @@ def _unexpected(p: Place) -> Mistake:
     return Mistake(report("MLO0100", p.span(), found=quoted(p.token)))
 
 
-def _with(diagnostic: Diagnostic, suggestions: tuple[Suggestion, ...]) -> Diagnostic:
-    from dataclasses import replace
-
-    return replace(diagnostic, suggestions=suggestions)
-
-
 _RULES: tuple[Callable[[Place], Mistake | None], ...] = (
-    _character,
-    _string,
-    _assignment,
-    _comment,
-    _number,
+    *notation.RULES,
     _closing,
     _brace,
     _list,

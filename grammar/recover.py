@@ -19,7 +19,8 @@ from bettyc.grammar import ast
 from bettyc.grammar.build import Builder, actions
 from bettyc.grammar.lex import END, Token
 from bettyc.grammar.machine import DEEPEST, Machine, TooDeep
-from bettyc.grammar.mistakes import Repair, find
+from bettyc.grammar.mistake import Repair
+from bettyc.grammar.mistakes import find
 from bettyc.grammar.place import CLOSING, Block, Place
 from bettyc.grammar.tables import tables
 
