@@ -77,7 +77,7 @@ class Chain:
         )
 
 
-def curved(seed: int = 0) -> Chain:
+def curved(seed: int = 0, strength: float = 0.4) -> Chain:
     """Strongly convex quadratics with smooth couplings of all three variables in every level."""
     sizes = (3, 2, 2)
     total = sum(sizes)
@@ -92,8 +92,8 @@ def curved(seed: int = 0) -> Chain:
             waves = torch.sin(ws[i] @ mixed + bs[i])
             return (
                 0.5 * own @ hs[i] @ own
-                + 0.4 * waves.sum()
-                + 0.1 * (mixed @ mixed) * waves[0] / total
+                + strength * waves.sum()
+                + strength / 4 * (mixed @ mixed) * waves[0] / total
             )
 
         return function

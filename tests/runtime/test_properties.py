@@ -122,10 +122,11 @@ def test_very_many_graphs_of_quadratics(strategy, problem):
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=SEEDS)
 def test_total_equals_differences_of_random_curved_chains(seed):
-    at = curved(seed).problem(0.5 * normal(2, seed=seed))
+    # weak enough for every level to be convex, so that there is one solution
+    at = curved(seed, strength=0.1).problem(0.5 * normal(2, seed=seed))
     nest = Nest({n: f.reads for n, f in at.objectives.items()}, at.order)
     point = Point(nest, at.objectives, at.frames, at.theta)
     pulls = nest.sweep("top", frozenset(at.order))

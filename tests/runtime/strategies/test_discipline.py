@@ -155,7 +155,7 @@ def test_a_sweep_of_direct_curvature_is_refused_for_a_reduced_objective():
 
 
 def test_a_trajectory_that_saw_moving_levels_below_is_replayed_with_what_it_saw():
-    # The middle level stars `base`, which does not depend on it and moved while the middle level did.
+    # The level stars `base`, which does not depend on it and moved while the level did.
     h = spd(3, 4, seed=1)
     two = two_levels(h, uppers=3)
     low = two.objectives["low"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypergradients import after, differentiate, unrolled
 from problems import FRAME, logistic, normal, relative, spd, two_levels
-from trajectories import Steps
+from trajectories import Steps, momentum
 
 from bettyc.optimizers import OPTIMIZERS
 from bettyc.runtime.adjoint import Lower
@@ -170,6 +170,44 @@ def test_fixed_point_with_momentum_reaches_the_implicit_gradient():
 
     assert found.reports[0].converged
     assert relative(found.grad, problem.answer) < 1e-8
+
+
+def test_fixed_point_iterates_variables_and_state_together():
+    problem = two_levels(spd(4, 5, seed=2))
+    h, b_x = problem.extra["h"], problem.extra["b_x"]
+    lr, mu, eye = 0.3, 0.5, torch.eye(4, dtype=torch.float64)
+    steps = Steps(
+        2, normal(4, seed=1), lr, [FRAME], momentum, {"speed": torch.zeros(4, dtype=torch.float64)}
+    )
+    end = after(problem, steps)
+    a = end.theta["low"] - (problem.theta["low"] - problem.extra["a"])
+    jacobian = torch.cat(
+        [torch.cat([eye - lr * h, -lr * mu * eye], 1), torch.cat([h, mu * eye], 1)]
+    )
+    upper = torch.cat([-lr * b_x, b_x])
+    start = torch.cat([a, torch.zeros_like(a)])
+    w = sum(torch.linalg.matrix_power(jacobian.T, k) @ start for k in range(4))
+
+    found = differentiate(end, Lower(FixedPoint(iters=3, tol=0.0), trajectory=steps))
+    assert relative(found.grad, problem.theta["up"] + upper.T @ w) < 1e-10
+
+
+@pytest.mark.parametrize("strategy", [Unroll(), Forward()])
+def test_a_copied_start_and_momentum_are_differentiated(strategy):
+    problem = logistic()
+    steps = Steps(
+        4,
+        lambda t: 0.5 * t["tune"] + 1,
+        lambda t: 0.3 * torch.sigmoid(t["tune"][0]),
+        [FRAME],
+        momentum,
+        {"speed": torch.zeros(5, dtype=torch.float64)},
+    )
+    x = problem.theta["tune"].clone().requires_grad_()
+    (expected,) = torch.autograd.grad(unrolled(problem, steps, x), [x])
+
+    found = differentiate(after(problem, steps), Lower(strategy, trajectory=steps))
+    assert relative(found.grad, expected) < 1e-10
 
 
 def test_unroll_to_convergence_reaches_the_implicit_gradient():
