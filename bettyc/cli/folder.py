@@ -34,6 +34,12 @@ class Folder:
         self._kept: list[str] = []
         self._best: tuple[float, str] | None = None
 
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._metrics.close()
+
     def file(self, *name: str) -> str:
         """The path of a file in it."""
         return os.path.join(self.path, *name)
@@ -94,7 +100,6 @@ class Folder:
         wanted = _exported(plan.model.setting("export"), tensors)
         if wanted:
             save_file({k: tensors[k] for k in wanted}, self.file("export.safetensors"))
-        self._metrics.close()
 
 
 def _count(setting: Call, name: str) -> int:

@@ -103,9 +103,10 @@ def command(
     from bettyc.cli.folder import Folder
     from bettyc.cli.progress import watcher
 
-    folder = Folder(output, compiled.plan.model.name)
-    folder.begin(compiled.plan)
-    _execute(run, folder, watcher(json_stream, s.quiet, s.color), s, sources, json_stream)
+    watch = watcher(json_stream, s.quiet, s.color)
+    with Folder(output, compiled.plan.model.name) as folder:
+        folder.begin(compiled.plan)
+        _execute(run, folder, watch, s, sources, json_stream)
 
 
 def _compiled(
@@ -193,7 +194,10 @@ def _execute(
     except InputError as error:
         report(error.diagnostics, sources, s)
         raise Failed(1) from None
-    except (RunError, SolveError) as error:
+    except SolveError as error:
+        said(f"error: step {run.step_count}: {error}")
+        raise Failed(3) from None
+    except RunError as error:
         said(f"error: {error}")
         raise Failed(3) from None
     except MemoryError as error:

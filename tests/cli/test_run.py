@@ -1,0 +1,273 @@
+"""`bettyc run` and `compile`: folders, streams, failures, interrupts, resuming."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bettyc.cli.folder import Folder
+
+Bettyc = Callable[..., Any]
+FP64 = ("--set", "run.precision=fp64")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_has_a_folder_of_its_own(bettyc: Bettyc, data: Path) -> None:
+    first, second = bettyc("run", "good.mlo"), bettyc("run", "good.mlo")
+
+    assert (first.code, first.err) == (0, "")
+    assert first.out.startswith("program  good\nsteps    3 of 3, ")
+    assert first.out.endswith("folder   runs/good-1\n")
+    assert second.out.endswith("folder   runs/good-2\n")
+    folder = data / "runs" / "good-1"
+    assert {p.name for p in folder.iterdir()} == {
+        "resolved.mlo", "plan.json", "metrics.jsonl", "variables.safetensors"}  # fmt: skip
+    assert [line["step"] for line in lines(folder)] == [0, 1, 2]
+    assert all(line["solves"][0]["level"] == "fit" for line in lines(folder))
+    variables = load_file(folder / "variables.safetensors")
+    assert {k: tuple(v.shape) for k, v in variables.items()} == {"fit.w": (3,), "tune.log_wd": (3,)}
+
+
+def test_the_losses_are_those_of_the_closed_form(bettyc: Bettyc, data: Path) -> None:
+    """Ridge regression: w solves (X'X / n + diag(exp(a))) w = X'y / n."""
+    import numpy
+
+    assert bettyc("run", "good.mlo", "-o", "out", *FP64).code == 0
+
+    train, val = numpy.load(data / "train.npz"), numpy.load(data / "val.npz")
+    matrix = train["x"].T @ train["x"] / 8 + numpy.eye(3)
+    w = numpy.linalg.solve(matrix, train["x"].T @ train["y"] / 8)
+    expected = numpy.mean((val["x"] @ w - val["y"]) ** 2)
+    assert lines(data / "out")[0]["loss"]["tune"] == pytest.approx(expected, rel=1e-10)
+
+
+def test_values_from_outside_are_in_the_resolved_program(bettyc: Bettyc, data: Path) -> None:
+    command = ("run", "--profile", "one", "--set", "tune.optimizer.lr=0.5")
+    assert bettyc(*command, "-o", "a", "good.mlo").code == 0
+    resolved = (data / "a" / "resolved.mlo").read_text()
+    (data / "again.mlo").write_text(resolved)
+    assert bettyc("run", "-o", "b", "again.mlo").code == 0
+
+    assert "lr = 0.5" in resolved
+    assert len(lines(data / "a")) == 1
+    assert lines(data / "a") == lines(data / "b")
+
+
+def test_a_folder_with_files_is_never_overwritten(bettyc: Bettyc, data: Path) -> None:
+    (data / "full").mkdir()
+    (data / "full" / "precious.txt").write_text("keep me")
+    (data / "empty").mkdir()
+
+    taken = bettyc("run", "good.mlo", "-o", "full")
+    assert taken.code == 2
+    assert "never overwrites" in taken.err
+    assert os.listdir(data / "full") == ["precious.txt"]
+    assert bettyc("run", "good.mlo", "-o", "good.mlo/x").code == 2
+    assert bettyc("run", "good.mlo", "-o", "empty").code == 0
+
+
+def test_json_stream(bettyc: Bettyc, data: Path) -> None:
+    result = bettyc("run", "--json-stream", "good.mlo")
+
+    found = [json.loads(line) for line in result.out.splitlines()]
+    assert [line["type"] for line in found] == ["start", "step", "step", "step", "end"]
+    assert found[0]["steps"] == 3
+    assert {k: v for k, v in found[3].items() if k != "type"} == lines(data / "runs" / "good-1")[2]
+    assert found[4]["folder"] == "runs/good-1"
+
+
+def test_dry_run_shows_the_plan_and_makes_nothing(bettyc: Bettyc, data: Path) -> None:
+    result = bettyc("run", "--dry-run", "good.mlo")
+
+    assert result.code == 0
+    assert "repeat 3 " in result.out
+    assert not (data / "runs").exists()
+
+
+def test_data_that_is_missing_is_a_finding_and_makes_no_folder(
+    bettyc: Bettyc, tmp_path: Path
+) -> None:
+    result = bettyc("run", "good.mlo")
+
+    assert result.code == 1
+    assert "error[MLO0506]" in result.err
+    assert "train.npz" in result.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_mock_needs_no_data(bettyc: Bettyc, tmp_path: Path) -> None:
+    (tmp_path / "free.mlo").write_text(
+        (tmp_path / "good.mlo").read_text().replace("dim n = 8, d = 3", "dim n, d")
+    )
+    result = bettyc("run", "--mock", "n=20,d=5", "-o", "out", "free.mlo")
+
+    assert (result.code, result.err) == (0, "")
+    variables = load_file(tmp_path / "out" / "variables.safetensors")
+    assert variables["fit.w"].shape == (5,)
+
+
+def test_divergence_is_exit_code_3(bettyc: Bettyc, data: Path) -> None:
+    result = bettyc("run", "good.mlo", "-o", "out", "--set", "tune.optimizer=sgd(lr=1e30)")
+
+    assert result.code == 3
+    assert result.err.startswith("error: ")
+    assert "step 1" in result.err
+    assert len(lines(data / "out")) == 1
+
+
+def test_the_users_python_raising_is_exit_code_3(bettyc: Bettyc, data: Path) -> None:
+    (data / "mine.py").write_text("def bad(x):\n    raise ValueError('out of cheese')\n")
+    program = (data / "good.mlo").read_text()
+    program = program.replace(
+        "mlo 0.1\n", 'mlo 0.1\nextern fn f(x: real[k]) -> real from "mine:bad"\n'
+    )
+    program = program.replace("minimize error(fit*.w, val)", "minimize f(fit*.w) + f(log_wd)")
+    (data / "python.mlo").write_text(program)
+
+    raised = bettyc("run", "python.mlo")
+    assert raised.code == 3
+    assert "out of cheese" in raised.err
+    assert "Traceback" not in raised.err
+    refused = bettyc("run", "--no-python", "python.mlo")
+    assert refused.code == 2
+    assert 'refuses `extern fn f from "mine:bad"`' in refused.err
+
+
+def test_a_device_that_is_not_there(bettyc: Bettyc, data: Path) -> None:
+    result = bettyc("run", "good.mlo", "--device", "cuda:99")
+
+    assert result.code == 1
+    assert "error[MLO0802]" in result.err
+
+
+def test_interrupt_and_resume_give_the_same_bits(
+    bettyc: Bettyc, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Folder.log
+
+    def interrupting(self: Folder, line: dict[str, Any]) -> None:
+        log(self, line)
+        if line["step"] == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    command = ("run", "good.mlo", "--set", "run.steps=5")
+    whole = bettyc(*command, "-o", "whole")
+    monkeypatch.setattr(Folder, "log", interrupting)
+    stopped = bettyc(*command, "-o", "part")
+    monkeypatch.setattr(Folder, "log", log)
+    checkpoint = next((data / "part" / "checkpoints").iterdir())
+    rest = bettyc(*command, "-o", "rest", "--resume", str(checkpoint))
+
+    assert (whole.code, stopped.code, rest.code) == (0, 130, 0)
+    assert f"--resume {checkpoint.relative_to(data)}" in stopped.err
+    assert [line["step"] for line in lines(data / "rest")] == [2, 3, 4]
+    assert lines(data / "part") + lines(data / "rest") == lines(data / "whole")
+    a, b = (load_file(data / f / "variables.safetensors") for f in ("whole", "rest"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_resume_of_another_program_or_nothing(bettyc: Bettyc, data: Path) -> None:
+    bettyc("run", "good.mlo", "-o", "a", "--set", "run.checkpoint=every(1, keep = 2)")
+    kept = sorted(p.name for p in (data / "a" / "checkpoints").iterdir())
+    other = bettyc("run", "good.mlo", "--resume", f"a/checkpoints/{kept[0]}")
+    missing = bettyc("run", "good.mlo", "--resume", "nothing.ckpt")
+
+    assert kept == ["step-000002.ckpt", "step-000003.ckpt"]
+    assert (other.code, "MLO0803" in other.err) == (1, True)
+    assert (missing.code, "nothing.ckpt" in missing.err) == (2, True)
+
+
+def test_compile_then_run(bettyc: Bettyc, data: Path) -> None:
+    written = bettyc("compile", "good.mlo", "--set", "run.steps=2")
+    assert (written.code, written.err) == (0, "wrote good.mlop\n")
+    assert bettyc("run", "good.mlop", "-o", "a").code == 0
+    assert bettyc("run", "good.mlo", "-o", "b", "--set", "run.steps=2").code == 0
+
+    assert lines(data / "a") == lines(data / "b")
+    printed = bettyc("compile", "good.mlo", "--set", "run.steps=2", "-o", "-").out
+    assert printed == (data / "good.mlop").read_text()
+
+
+def test_a_plan_is_run_as_it_is(bettyc: Bettyc, data: Path) -> None:
+    bettyc("compile", "good.mlo")
+    (data / "garbage.mlop").write_text("{}")
+    (data / "noise.mlop").write_bytes(bytes(range(200, 256)))
+
+    assert "give --set" in bettyc("run", "good.mlop", "--set", "run.steps=2").err
+    for name in ("garbage", "noise", "missing"):
+        result = bettyc("run", f"{name}.mlop")
+        assert result.code == 2
+        assert name in result.err
+
+
+def test_emitted_python_computes_the_objectives(bettyc: Bettyc, data: Path) -> None:
+    import numpy
+
+    printed = bettyc("compile", "--emit", "python", "good.mlo")
+    assert printed.code == 0
+    space: dict[str, Any] = {}
+    exec(compile(printed.out, "emitted", "exec"), space)
+
+    train = numpy.load(data / "train.npz")
+    x, y = (torch.tensor(train[k]) for k in ("x", "y"))
+    w, a = torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([0.1, 0.2, 0.3]).double()
+    given = {"train_x": x, "train_y": y, "fit_w": w, "tune_log_wd": a}
+    names = space["fit"].__code__.co_varnames[: space["fit"].__code__.co_argcount]
+    expected = ((x @ w - y) ** 2).mean() + (a.exp() * w**2).sum()
+    torch.testing.assert_close(space["fit"](*(given[n] for n in names)), expected)
+
+
+def test_gradcheck_tells_right_from_wrong(bettyc: Bettyc, data: Path) -> None:
+    right = bettyc("gradcheck", "--format", "json", "good.mlo")
+    wrong = bettyc("gradcheck", "good.mlo", "--set", "fit.hypergrad=none")
+    unknown = bettyc("gradcheck", "good.mlo", "--level", "fit")
+
+    rows = json.loads(right.out)
+    assert right.code == 0
+    assert {row["reference"] for row in rows} == {"unroll", "differences"}
+    assert all(row["relative_error"] < 1e-6 for row in rows)
+    assert wrong.code in (1, 2)
+    assert unknown.code == 2
+
+
+def test_progress_is_shown_on_a_terminal(bettyc: Bettyc, data: Path) -> None:
+    """A terminal that reads stderr; stdout stays clean."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bettyc", "run", "good.mlo"],
+        stdout=subprocess.PIPE, stderr=follower, env={**os.environ, "TERM": "xterm"}, cwd=data,
+    )  # fmt: skip
+    os.close(follower)
+    shown = b""
+    try:
+        while chunk := os.read(leader, 4096):
+            shown += chunk
+    except OSError:  # the other end is closed
+        pass
+    os.close(leader)
+    out, _ = process.communicate()
+
+    assert process.returncode == 0
+    assert b"3/3" in shown
+    assert b"loss" in shown
+    assert b"\x1b" not in out
+    assert out.startswith(b"program  good\n")
