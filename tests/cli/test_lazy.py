@@ -10,7 +10,11 @@ from statistics import median
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "logistic_hpo.mlo"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "logistic_hpo.mlo"
+TEMPLATE = ROOT / "bettyc" / "cli" / "templates" / "hpo.mlo"
+# Values are read only where `--data` asks for it; scikit-learn brings the others along.
+READING = {"numpy", "scipy", "sklearn", "rich"}
 HEAVY = ("torch", "networkx", "numpy", "rich", "lark", "sklearn", "scipy", "safetensors", "triton")
 
 
@@ -33,12 +37,12 @@ def imported_by(*arguments: str) -> set[str]:
     [
         (["check", str(EXAMPLE)], set()),
         (["check", "--pedantic", "--mock", "n=64,d=10", str(EXAMPLE)], set()),
-        (["check", "--data", 'all=sklearn("breast_cancer")', str(EXAMPLE)], set()),
+        (["check", "--data", 'all=sklearn("breast_cancer")', str(EXAMPLE)], READING),
         (["graph", "--why", "fit:tune", str(EXAMPLE)], set()),
         (["graph", str(EXAMPLE)], {"networkx"}),
         (["plan", "--why", str(EXAMPLE)], set()),
         (["info", "--json", str(EXAMPLE)], set()),
-        (["fmt", "--check", str(EXAMPLE)], set()),
+        (["fmt", "--check", str(TEMPLATE)], set()),
         (["explain", "MLO0319"], set()),
         (["list", "functions"], set()),
         (["version", "--json"], set()),
@@ -47,7 +51,7 @@ def imported_by(*arguments: str) -> set[str]:
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_a_verb_imports_no_more_than_it_needs(arguments: list[str], allowed: set[str]) -> None:
-    assert imported_by(*arguments) - allowed <= {"numpy"} & allowed
+    assert imported_by(*arguments) <= allowed
 
 
 def test_check_is_fast_when_cold() -> None:
