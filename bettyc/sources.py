@@ -305,7 +305,7 @@ def _csv(source: Call, declared: Type, folder: str, span: Span | None) -> dict[s
             for k, known in found.items():
                 kind = parsed(row[k])[0]
                 if kind == "text":
-                    problem = f"holds {row[k].strip()[:20]!r} in row {count}"
+                    problem = f"holds {row[k].strip()[:20]!r} in line {count + 1}"
                     want = "a number"
                     raise InputError(
                         report(

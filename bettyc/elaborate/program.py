@@ -61,6 +61,8 @@ def elaborate(
     model = (
         _model(ctx, name, found, metrics, run, dict(origins)) if len(found) == len(built) else None
     )
+    if not unit.file.items:
+        ctx.report("MLO0309", unit.file.span, name=name, label="the file is empty")
     if model is not None and hierarchy is not None and not ctx.errors():
         from bettyc import analysis
 

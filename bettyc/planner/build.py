@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from bettyc import __version__
 from bettyc.diagnostics.model import Diagnostic
+from bettyc.diagnostics.registry import report
 from bettyc.driver import Checked
 from bettyc.expr import Graph
 from bettyc.graph import edges
@@ -24,6 +25,8 @@ def make_plan(checked: Checked, *, opt: int = 1, device: str | None = None,
     model, h = checked.model, checked.hierarchy
     if model is None or h is None:
         return None, []
+    if not model.levels:
+        return None, [report("MLO0309", None, name=model.name, notes=["write `level name { ... }`"])]
     facts = gather(model, checked.graph, h)
     made, found = decide(model, facts, h)
     if made is None or any(d.severity == "error" for d in found):

@@ -20,6 +20,7 @@ CODES = (
         "error",
         "`let {name}` in level `{level}` reads the response of `{upper}`, a level above it",
     ),
+    Code("MLO0309", "no-level", "error", "program `{name}` has no level"),
     Code(
         "MLO0310",
         "own-variables-unused",

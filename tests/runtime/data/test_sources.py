@@ -152,7 +152,7 @@ def test_csv_columns_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a,b\n1,2\n3,red\n", "`b` holds 'red' in row 2"),
+        ("a,b\n1,2\n3,red\n", "`b` holds 'red' in line 3"),
         ("a,b\n1,2\n3\n", "not a readable csv"),
         ("a,b\n", "not a readable csv"),
         ("a,c\n1,2\n", "has no column `b`"),
