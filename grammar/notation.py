@@ -56,6 +56,8 @@ def _character(p: Place) -> Mistake | None:
         message = f"did you mean `{ours}`?" if ours != " " else "write an ordinary space"
         suggestions = rewrite(message, p.span(), ours)
     kind = _fixed(ours)
+    if not kind and p.machine.accepts("NAME") and not p.machine.accepts(p.ahead(1).kind):
+        kind, ours = "NAME", char  # it stood for an operand
     insert = (Token(kind, ours, p.token.start, p.token.end),) if kind else ()
     notes = ["strings use double quotes"] if char in "'`" else []
     diagnostic = report("MLO0101", p.span(), character=shown, notes=notes, suggestions=suggestions)
