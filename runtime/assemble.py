@@ -282,17 +282,26 @@ class _Assembler:
     def _averages(
         self, reads: Mapping[str, Mapping[str, list[tuple[str, str]]]]
     ) -> dict[str, list[tuple[str, float, Formula]]]:
-        """The moving averages in each level's objective."""
+        """The moving averages in objectives and metrics, by the level over whose steps they run."""
         found: dict[str, list[tuple[str, float, Formula]]] = {}
         graph = self.linked.graph
-        for level in self.plan.model.levels:
-            for index in graph.reachable([level.objective]):
+        roots = [(level.name, level.objective) for level in self.plan.model.levels]
+        roots += [("", metric.node) for metric in self.plan.model.metrics]
+        seen: set[int] = set()
+        for level, root in roots:
+            for index in graph.reachable([root]):
                 node = graph[index]
-                if node.op == "ema":
-                    name = plain(f"{level.name}_ema_{index}")
-                    formula = build(self.linked, name, level.name, [node.args[0]], train=False)
-                    row = (str(index), float(node.attr("decay")), formula)
-                    found.setdefault(level.name, []).append(row)
+                if node.op != "ema" or index in seen:
+                    continue
+                seen.add(index)
+                # in a metric, the average is over the steps of the level whose variable it is
+                owned = (
+                    n.attr("level") for _, n in graph.leaves(index) if n.op in ("var", "module")
+                )
+                owner = level or next(owned, self.plan.order[-1])
+                name = plain(f"{owner}_ema_{index}")
+                formula = build(self.linked, name, owner, [node.args[0]], train=False)
+                found.setdefault(owner, []).append((str(index), float(node.attr("decay")), formula))
         return found
 
 

@@ -68,7 +68,7 @@ class TaskBatch:
         self.sampler.seek(int(state["epoch"]), int(state["position"]))
         self.spent = bool(state["spent"])
         if "rows" in state:
-            self.take(state["rows"])
+            self.take(state["rows"].cpu())
 
 
 class Feed:

@@ -23,6 +23,7 @@ from bettyc.runtime import checkpoint, metrics
 from bettyc.runtime.adjoint import Lower, hypergradient
 from bettyc.runtime.assemble import Assembly, assemble, device_of
 from bettyc.runtime.execute import Executor, Stopped
+from bettyc.runtime.hooks import Hooks, Watched
 from bettyc.runtime.nesting import Nest
 from bettyc.runtime.objective import Frame
 from bettyc.runtime.optimizers.schedules import Plateau
@@ -70,6 +71,7 @@ class Run:
 
     data: values by data set name in place of the declared sources. externs: Python objects by name.
     device, seed: in place of the plan's. include: more folders to import Python from.
+    hooks: functions to call at the moments of the run.
     Raises InputError for what does not fit.
     """
 
@@ -82,6 +84,7 @@ class Run:
         device: str | None = None,
         seed: int | None = None,
         include: Sequence[str] = (),
+        hooks: Hooks | None = None,
     ) -> None:
         self.plan = plan
         self.seed = plan.seed if seed is None else seed
@@ -111,6 +114,9 @@ class Run:
             if self._pulls[name]:
                 stage.gradient = self._sweeping(stage, self._pulls[name])
         self.executor = Executor(plan.program, self.stages, self._moved, lambda: self._stop_asked)
+        self.hooks = None if hooks is None else Watched(hooks, self.state.theta)
+        for stage in self.stages.values():
+            stage.hooks, stage.clock = self.hooks, lambda: self.executor.step
         self._start_averages()
         stop = plan.model.setting("stop")
         self.early = Early.of_call(stop) if isinstance(stop, Call) else None
@@ -192,7 +198,12 @@ class Run:
         norms = {name: float(value) for name, value in self._norms.items()}
         if stopped and not evaluated:
             values = self.metrics()
-        return Output(step, loss, values, reports, norms, stopped)
+        output = Output(step, loss, values, reports, norms, stopped)
+        if self.hooks is not None:
+            if values:
+                self.hooks.call("on_validation", step, values)
+            self.hooks.call("on_step", output)
+        return output
 
     def _evaluates(self, step: int) -> bool:
         setting = self.plan.model.setting("eval")
@@ -253,6 +264,10 @@ class Run:
             for key in [k for k in memory if k.startswith(f"{stage.name}/")]:
                 del memory[key]
             memory.update(found.memory)
+            if self.hooks is not None:
+                self.hooks.call("on_hypergradient", stage.name, found)
+            for lower, direction in found.directions.items():
+                self.stages[lower].follow(direction)
             return found.loss, found.grad
 
         return gradient

@@ -19,6 +19,7 @@ from bettyc.runtime.data.draw import Batches
 from bettyc.runtime.domains import free
 from bettyc.runtime.feed import Feed, TaskBatch
 from bettyc.runtime.formula import Formula
+from bettyc.runtime.hooks import Event, Watched
 from bettyc.runtime.layout import Layout
 from bettyc.runtime.link import Linked
 from bettyc.runtime.objective import Frame
@@ -69,6 +70,9 @@ class Stage:
         views = [View(s.start, s.stop, s.free) for s in self.layout.slots if s.trainable]
         self.rule = rule_of(self.plan.optimizer.name, views)
         self.accumulate = max(self.plan.accumulate, 1)
+        self.hooks: Watched | None = None
+        self.clock: Callable[[], int] = lambda: 0  # the number of the top level's update
+        self._epochs: dict[str, int] = {}
         self.owned: list[Batches | TaskBatch] = []  # what only this level's gradients use up
         self.losses: list[Tensor] = []
         self.sign = -1.0 if level.sense == "maximize" else 1.0
@@ -169,24 +173,78 @@ class Stage:
         return True
 
     def _step_once(self) -> bool:
-        name, state = self.name, self.state
+        name, state, hooks = self.name, self.state, self.hooks
         frame = self.feed.next()
+        if hooks is not None:
+            self._announce(hooks)
         loss, grad = self.gradient(frame)
         self.losses.append(loss)
         if self.plan.stop is not None and self._arrived(grad):
             return False
+        if hooks is not None:
+            grad = self._replaced(hooks, "on_gradient", loss, grad, grad)
         theta, memory, count = self.theta[name], state.optimizer[name], state.gradients[name]
         if self.trajectory is not None:
             if self.stale:
                 self.trajectory.clear()
             below = {n: self.theta[n] for n in self._below}
             self.trajectory.add(theta, memory, frame, below, count)
-        self.theta[name], state.optimizer[name] = self.advance(
-            theta, grad, memory, count, self.theta, self.ops
-        )
+        given = None if hooks is None else self._replaced(hooks, "optimizer_step", loss, grad, None)
+        if given is not None:
+            self.theta[name] = self.layout.project(given)
+        else:
+            self.theta[name], state.optimizer[name] = self.advance(
+                theta, grad, memory, count, self.theta, self.ops
+            )
         state.gradients[name] = count + 1
         self.stale = False
+        if hooks is not None:
+            hooks.call("on_update", self._event(loss, grad))
         return True
+
+    def follow(self, direction: Tensor) -> None:
+        """One update along a direction that a strategy gives in place of the level's own
+        gradient.
+        """
+        name, state = self.name, self.state
+        self.theta[name], state.optimizer[name] = self.advance(
+            self.theta[name],
+            direction,
+            state.optimizer[name],
+            state.gradients[name],
+            self.theta,
+            self.ops,
+        )
+        state.gradients[name] += 1
+        state.updates[name] += 1
+
+    def _event(self, loss: Tensor | None = None, gradient: Tensor | None = None) -> Event:
+        update = self.state.updates[self.name]
+        return Event(self.name, self.clock(), update, self.theta[self.name], loss, gradient)
+
+    def _announce(self, hooks: Watched) -> None:
+        """The beginnings of inner loops and of epochs."""
+        if self.stale or not self.state.gradients[self.name]:
+            hooks.call("on_inner_start", self._event())
+        for source in self.owned:
+            sampler = source.sampler
+            if sampler is not None and self._epochs.get(sampler.name) != sampler.epoch:
+                self._epochs[sampler.name] = sampler.epoch
+                hooks.call("on_epoch", sampler.name, sampler.epoch)
+
+    def _replaced(
+        self, hooks: Watched, hook: str, loss: Tensor, grad: Tensor, otherwise: Tensor | None
+    ) -> Tensor | None:
+        """What a hook gives in place of a gradient or of the next variables."""
+        found = hooks.replaced(hook, self._event(loss, grad), grad)
+        if found is None:
+            return otherwise
+        if self.trajectory is not None:
+            raise RunError(
+                f"hook `{hook}` changes the updates of level `{self.name}`, which its `hypergrad`"
+                " replays; choose one that does not, such as cg"
+            )
+        return found
 
     def rate(self) -> float | Tensor | None:
         """The learning rate of the last update, None for an optimizer without one."""

@@ -200,7 +200,7 @@ class Batches:
         if self.sampler is not None:
             self.sampler.seek(int(state["epoch"]), int(state["position"]))
             if "rows" in state:
-                self.take(state["rows"])
+                self.take(state["rows"].cpu())
             return
         if isinstance(self.source, Stream):
             self.source.seek(int(state["epoch"]), int(state["taken"]))

@@ -168,3 +168,44 @@ run { steps = 5 }
 
     assert run.state.theta["fit"].data_ptr() == place
     assert torch.equal(run["fit"].w, twin.detach())
+
+
+def test_a_moving_average_in_a_metric():
+    text = PROGRAM.replace("SETTINGS", "optimizer = sgd(lr = 0.5)").replace(
+        "RUN", "eval = every(1)"
+    )
+    text += "metric slow = mean(abs(ema(fit.W, decay = 0.8)))\n"
+    run = start(text, {"all": DATA})
+    average = run["fit"].W
+    for out in run:
+        average = torch.lerp(run["fit"].W, average, 0.8)
+
+        assert out.metrics["slow"] == pytest.approx(float(average.abs().mean()), rel=1e-6)
+
+
+def test_averages_are_resumed(tmp_path):
+    text = PROGRAM.replace("SETTINGS", "optimizer = sgd(lr = 0.5)").replace("RUN", "")
+    text += "metric slow = mean(abs(ema(fit.W, decay = 0.8)))\n"
+    whole, first, second = (start(text, {"all": DATA}) for _ in range(3))
+    whole.to_end()
+    for _ in range(7):
+        first.step()
+    first.save(tmp_path / "c")
+    second.load(tmp_path / "c")
+    second.to_end()
+
+    assert whole.metrics() == second.metrics()
+
+
+def test_resuming_a_plateau(tmp_path):
+    settings = "optimizer = sgd(lr = 0.5)  lr_schedule = plateau(patience = 1, threshold = 0.5)"
+    whole, first, second = (train(settings) for _ in range(3))
+    whole.to_end()
+    for _ in range(9):
+        first.step()
+    first.save(tmp_path / "c")
+    second.load(tmp_path / "c")
+    second.to_end()
+
+    assert whole.stages["fit"].options.rates[0] < 0.5
+    assert torch.equal(whole["fit"].W, second["fit"].W)
