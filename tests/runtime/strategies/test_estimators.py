@@ -102,3 +102,13 @@ def test_zeroth_order_of_smoothed_response_is_first_order_in_sigma():
 
     # the response is linear: sigma cancels
     assert relative(small, large) < 1e-9
+
+
+def test_score_weighs_each_sample_by_its_advantage():
+    log_prob = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    reward = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
+    (plain,) = torch.autograd.grad(score(log_prob, reward, "none"), [log_prob])
+    (left_out,) = torch.autograd.grad(score(log_prob, reward), [log_prob])
+
+    assert plain.tolist() == pytest.approx([1 / 3, 2 / 3, 2])
+    assert left_out.tolist() == pytest.approx([-1, -0.5, 1.5])
