@@ -15,8 +15,9 @@ from bettyc.diagnostics.span import Span
 from bettyc.diagnostics.suggest import closest
 from bettyc.elaborate.scope import Unit
 from bettyc.expr import Graph
+from bettyc.grammar import ast
 from bettyc.hierarchy import Hierarchy
-from bettyc.model import Call, Model, Ref
+from bettyc.model import Call, Level, Model, Ref
 from bettyc.optimizers import OPTIMIZERS
 from bettyc.planner.decide import decide
 from bettyc.planner.facts import Facts, gather, is_zero_sum, span_of
@@ -39,7 +40,7 @@ def check(
         found += _strategy(f, facts, model, hierarchy)
         found += _start(f, model, hierarchy)
         found += _batch_sum(f, model, graph, spans)
-    found += _same_data(model, graph, hierarchy, spans)
+    found += _same_data(model, graph, hierarchy, unit)
     found += _metrics(model, graph, hierarchy, spans)
     found += _references(model, hierarchy)
     found += lints.check(model, graph, hierarchy, facts, spans, unit)
@@ -353,47 +354,59 @@ def data_of(model: Model, graph: Graph, roots: list[int]) -> dict[str, int]:
     return found
 
 
-def _same_data(
-    model: Model, graph: Graph, h: Hierarchy, spans: Mapping[int, Span]
-) -> list[Diagnostic]:
+def _same_data(model: Model, graph: Graph, h: Hierarchy, unit: Unit) -> list[Diagnostic]:
     """MLO0502: lower and upper level learn from the same rows, so the upper one only helps the
     lower to overfit.
     """
     found = []
     shared = {d.name for d in model.draws if "." not in d.name}
     uses = {lv.name: data_of(model, graph, [lv.objective]) for lv in model.levels}
-    lower_sense = {lv.name: lv.sense for lv in model.levels}
     parts = {p.name for s in model.splits for p in s.parts}
     has_rows = {d.name for d in model.data if d.rows is not None} | parts
     for p in h.levels:
         for q in h.starred[p]:
+            lower, upper = model.level(q), model.level(p)
+            game = lower.sense != upper.sense or any(d in shared for d in lower.draws)
             common = [d for d in uses[q] if d in uses[p] and d in has_rows]
-            game = lower_sense[p] != lower_sense[q] or any(
-                d in shared for d in model.level(q).draws
-            )
             whole = [d for d in common if not _elsewhere(uses[p], d)]
-            if not whole or game:
-                continue
-            name = whole[0]
-            at, other = spans.get(uses[p][name]), spans.get(uses[q][name])
-            found.append(
-                report(
-                    "MLO0502",
-                    at or model.level(p).objective_span,
-                    lower=f"{q}: {name}",
-                    upper=f"{p}: {name}",
-                    label=f"`{p}` is to judge what `{q}` learned",
-                    secondary=[Label(other, "learned from here")] if other else [],
-                    suggestions=[
-                        Suggestion(
-                            f"`split {name} into train = 0.8, val = 0.2`, and use one in each",
-                            (),
-                            "has-placeholders",
-                        )
-                    ],
-                )
-            )
+            if whole and not game:
+                found.append(_judged_by_itself(lower, upper, whole[0], unit))
     return found
+
+
+def _judged_by_itself(lower: Level, upper: Level, name: str, unit: Unit) -> Diagnostic:
+    below, above = (_mentioned(unit, level.name, name) for level in (lower, upper))
+    at = above[0] if above else upper.objective_span
+    declared = unit.names.get(name)
+    edits: list[Edit] = []
+    if isinstance(declared, ast.Data) and below and above:
+        train, val = f"{name}_train", f"{name}_val"
+        end = Span(declared.span.file, declared.span.end, declared.span.end)
+        edits = [Edit(end, f"\nsplit {name} into {train} = 0.8, {val} = 0.2")]
+        edits += [Edit(span, train) for span in below] + [Edit(span, val) for span in above]
+    return report(
+        "MLO0502",
+        at,
+        name=name,
+        lower=lower.name,
+        upper=upper.name,
+        label=f"`{upper.name}` is to judge what `{lower.name}` learned",
+        secondary=[Label(below[0], "learned from here")] if below else [],
+        suggestions=[
+            Suggestion(
+                f"split `{name}`, and use one part in each level",
+                tuple(edits),
+                "maybe-incorrect" if edits else "has-placeholders",
+            )
+        ],
+    )
+
+
+def _mentioned(unit: Unit, level: str, name: str) -> list[Span]:
+    """Where a level's own text names a data set."""
+    body = unit.levels[level].node.body
+    names = [n for s in body for n in ast.walk(s) if isinstance(n, ast.Name)]
+    return [n.span for n in names if n.id == name]
 
 
 def _elsewhere(uses: Mapping[str, int], name: str) -> bool:

@@ -20,12 +20,11 @@ from bettyc.elaborate.program import elaborate
 from bettyc.elaborate.scope import Unit, collect
 from bettyc.expr import Graph
 from bettyc.grammar import ast
-from bettyc.grammar.parse import parse
+from bettyc.grammar.parse import Parsed, parse
 from bettyc.hierarchy import Hierarchy
 from bettyc.model import Model
 from bettyc.options import Options
 
-LANGUAGE = (0, 1)
 Comments = tuple[tuple[Span, str], ...]
 
 
@@ -140,7 +139,6 @@ def check(
     if parsed.file is None or any(d.severity == "error" for d in found):
         comments[name] = tuple(parsed.file.comments) if parsed.file else ()
         return _failed(name, text, folder, options, found, comments, parsed.file)
-    found += _version(parsed.file)
     changed, problems = _override(parsed.file, options, name, sources)
     found += problems
     file = changed.file
@@ -217,27 +215,6 @@ def in_order(found: Sequence[Diagnostic], main: str) -> list[Diagnostic]:
     return sorted(found, key=key)
 
 
-def _version(file: ast.File) -> list[Diagnostic]:
-    if file.version is None:
-        return []
-    text = file.version.text
-    try:
-        numbers = tuple(int(p) for p in text.split("."))
-    except ValueError:
-        numbers = (99,)
-    if numbers <= LANGUAGE:
-        return []
-    return [
-        report(
-            "MLO0110",
-            file.version.span,
-            needed=text,
-            spoken=".".join(map(str, LANGUAGE)),
-            label="newer than this compiler",
-        )
-    ]
-
-
 def _override(
     file: ast.File, options: Options, name: str, sources: dict[str, Source]
 ) -> tuple[overrides.Rewritten, list[Diagnostic]]:
@@ -275,37 +252,27 @@ def _imports(
     comments: dict[str, Comments],
     found: list[Diagnostic],
 ) -> None:
-    """Read the imported files, their imports included."""
+    """Read the imported files, their imports included. `chain` are the paths of those being read."""
     for item in unit.file.items:
         if not isinstance(item, ast.Import):
             continue
         path = posixpath.normpath(posixpath.join(folder, item.path.value))
+        # what messages call it: beside the importing file, as the user named that
+        name = posixpath.normpath(posixpath.join(posixpath.dirname(unit.name), item.path.value))
         alias = item.alias.text if item.alias is not None else Path(path).stem
         if path in chain:
             shown = " → ".join(Path(p).name for p in (*chain[chain.index(path) :], path))
             found.append(report("MLO0211", item.path.span, name=item.path.value, chain=shown))
             continue
-        try:
-            text = read(path)
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "is not UTF-8 text"
-            found.append(
-                report(
-                    "MLO0506",
-                    item.path.span,
-                    path=item.path.value,
-                    problem=f"cannot be read: {reason}",
-                    notes=["paths are relative to the program"],
-                )
-            )
+        parsed = _read(item, path, name, read, found)
+        if parsed is None:
             continue
-        parsed = parse(text, path)
-        sources[path] = parsed.source
+        sources[name] = parsed.source
         found += parsed.diagnostics
         if parsed.file is None:
             continue
-        comments[path] = tuple(parsed.file.comments)
-        inner, wrong = collect(path, parsed.file)
+        comments[name] = tuple(parsed.file.comments)
+        inner, wrong = collect(name, parsed.file)
         inner.prefix = f"{unit.prefix}{alias}."
         found += wrong
         for level in inner.levels.values():
@@ -320,3 +287,23 @@ def _imports(
             )
         unit.imports[alias] = inner
         _imports(inner, posixpath.dirname(path), read, (*chain, path), sources, comments, found)
+
+
+def _read(
+    item: ast.Import, path: str, name: str, read: Callable[[str], str], found: list[Diagnostic]
+) -> Parsed | None:
+    """An imported file, or None after MLO0506."""
+    try:
+        return parse(read(path), name)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
+        found.append(
+            report(
+                "MLO0506",
+                item.path.span,
+                path=item.path.value,
+                problem=f"cannot be read: {reason}",
+                notes=["paths are relative to the program"],
+            )
+        )
+        return None

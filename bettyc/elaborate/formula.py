@@ -434,6 +434,8 @@ def _response(ctx: Context, node: ast.Response, scope: Scope) -> Meaning:
     base = _base(ctx, node.base, scope, starred=True)
     if isinstance(base, LevelName | Replica):
         level = base.name if isinstance(base, LevelName) else base.level
+        if scope.level is not None and scope.level.name == level and scope.where != "metric":
+            return _own_response(ctx, node, level, scope)
         if scope.where == "metric":
             bare = f"{_text(node.base)}.{node.name.text}"
             ctx.report(
@@ -459,6 +461,23 @@ def _response(ctx: Context, node: ast.Response, scope: Scope) -> Meaning:
             suggestions=_near(_text(node.base), scope.unit.levels, node.base.span),
         )
     return BAD
+
+
+def _own_response(ctx: Context, node: ast.Response, level: str, scope: Scope) -> Meaning:
+    """MLO0302; read on as the variable itself."""
+    name = node.name.text
+    edit = Edit(node.span, name)
+    cure = f"inside its own level a variable is just `{name}`"
+    ctx.report(
+        "MLO0302",
+        node.span,
+        scope,
+        level=level,
+        label="its own solution",
+        suggestions=[Suggestion(cure, (edit,), "machine-applicable")],
+    )
+    with ctx.recording():
+        return of_level(ctx, level, node.name, "value", node.span, scope, False)
 
 
 def _text(node: ast.Expr) -> str:

@@ -13,7 +13,7 @@ CODES = (
         "MLO0502",
         "same-data",
         "error",
-        "`{lower}` and `{upper}` are the same data in a lower and an upper level",
+        "`{lower}` and `{upper}`, which judges it, learn from the same data, `{name}`",
     ),
     Code(
         "MLO0503", "data-overlap", "warning", "`{first}` and `{second}` have {count} rows in common"
