@@ -6,10 +6,11 @@ the number of the round. A run that is resumed begins there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from bettyc.failures import DivergedError, RunError
 from bettyc.plan import ENDLESS, Instruction, Repeat, Solve, Start, Step
+from bettyc.runtime import loop
 from bettyc.runtime.stage import Stage
 
 Program = tuple[Instruction, ...]
@@ -19,7 +20,8 @@ class Executor:
     """Runs `program` on `stages`.
 
     moved: called with a level's name after each of its updates. interrupted: asked after each
-    update; when it says so, the loop stops where it can be resumed, by raising Stopped.
+    update, or row of updates; when it says so, the loop stops where it can be resumed, by raising
+    Stopped. averaged: levels of which every update must be seen by `moved`.
     """
 
     def __init__(
@@ -28,8 +30,10 @@ class Executor:
         stages: Mapping[str, Stage],
         moved: Callable[[str], None],
         interrupted: Callable[[], bool],
+        averaged: Collection[str] = (),
     ) -> None:
         self.program = program
+        self.averaged = averaged
         self.stages = stages
         self.moved = moved
         self.interrupted = interrupted
@@ -45,13 +49,19 @@ class Executor:
         self.step = step
 
     def run(self) -> Iterator[int]:
-        """Execute the program; gives the number of each update of the top level once it is done."""
-        first = self._take()
-        for j in range(first, len(self.program)):
+        """Execute the program; gives the number of each update of the top level once it is done.
+
+        Those are the rounds of the last repeat of the program; what stands before it goes first.
+        """
+        main = max((j for j, i in enumerate(self.program) if isinstance(i, Repeat)), default=-1)
+        for j in range(self._take(), len(self.program)):
             instruction = self.program[j]
             self.position = [j]
             if not isinstance(instruction, Repeat):
                 self._act(instruction)
+                continue
+            if j != main:
+                self._repeat(instruction)
                 continue
             for i in range(self._take(), instruction.times):
                 self.position = [j, i]
@@ -85,13 +95,36 @@ class Executor:
         position = self.position
         depth = len(position)
         position.append(0)
-        for i in range(self._take(), repeat.times):
+        i = self._take()
+        while i < repeat.times:
             position[depth] = i
-            if self._run(repeat.body):
+            ahead = self._ahead(repeat, i)
+            if not ahead and self._run(repeat.body):
                 break
+            i += ahead or 1
         else:
             self._exhausted(repeat)
         position.pop()
+
+    def _ahead(self, repeat: Repeat, i: int) -> int:
+        """Run rounds that are one update each in a row; gives how many, 0 where they cannot be.
+
+        They end at fixed rounds, so that a run that was resumed groups them in the same way.
+        """
+        body = repeat.body
+        count = min(loop.CHUNK - i % loop.CHUNK, repeat.times - i)
+        if self._resume or count < 3 or len(body) != 1 or not isinstance(body[0], Step):
+            return 0
+        level = body[0].level
+        if level in self.averaged or not loop.straight(self.stages[level]):
+            return 0
+        loop.advance(self.stages[level], count)
+        self.moved(level)
+        if self.interrupted():
+            self.position[-1] = i + count - 1
+            self.position.append(1)
+            raise Stopped
+        return count
 
     def _exhausted(self, repeat: Repeat) -> None:
         """A loop that only a `stop` should end has not met it."""

@@ -94,12 +94,12 @@ class Feed:
         self.tasks = tuple(tasks)
         self._buffers = buffers
         self._seed = seed
-        self._fixed = not (draws or tasks or buffers or seed)
+        self.fixed = not (draws or tasks or buffers or seed)
         self.frame: Frame | None = None
 
     def next(self) -> Frame:
         """The frame of the level's next gradient."""
-        if self.frame is not None and self._fixed:
+        if self.frame is not None and self.fixed:
             return self.frame
         for draw in self.draws:
             if draw.spent:
@@ -118,7 +118,7 @@ class Feed:
         """The current batches with the buffers as they are now."""
         if self.frame is None:
             return self.next()
-        if not self._fixed:
+        if not self.fixed:
             self.frame = self._build()
         return self.frame
 

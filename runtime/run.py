@@ -113,7 +113,9 @@ class Run:
         for name, stage in self.stages.items():
             if self._pulls[name]:
                 stage.gradient = self._sweeping(stage, self._pulls[name])
-        self.executor = Executor(plan.program, self.stages, self._moved, lambda: self._stop_asked)
+        self.executor = Executor(
+            plan.program, self.stages, self._moved, lambda: self._stop_asked, self._parts.averages
+        )
         self.hooks = None if hooks is None else Watched(hooks, self.state.theta)
         for stage in self.stages.values():
             stage.hooks, stage.clock = self.hooks, lambda: self.executor.step
@@ -133,7 +135,7 @@ class Run:
     @property
     def total(self) -> int:
         """Updates of the top level in the whole run."""
-        return sum(i.times for i in self.plan.program if isinstance(i, Repeat))
+        return next((i.times for i in reversed(self.plan.program) if isinstance(i, Repeat)), 0)
 
     def __iter__(self) -> Iterator[Output]:
         return self

@@ -28,6 +28,7 @@ from bettyc.runtime.optimizers.arithmetic import InPlace, Pure
 from bettyc.runtime.optimizers.rate import Options
 from bettyc.runtime.optimizers.solvers import SOLVERS, Solved
 from bettyc.runtime.products import Products, gradients, products, replica
+from bettyc.runtime.scaling import Scaler
 from bettyc.runtime.state import State, fresh
 from bettyc.runtime.trajectory import Trajectory
 
@@ -70,6 +71,7 @@ class Stage:
         views = [View(s.start, s.stop, s.free) for s in self.layout.slots if s.trainable]
         self.rule = rule_of(self.plan.optimizer.name, views)
         self.accumulate = max(self.plan.accumulate, 1)
+        self.scaler = Scaler(self.name, state) if self.plan.precision == "fp16" else None
         self.hooks: Watched | None = None
         self.clock: Callable[[], int] = lambda: 0  # the number of the top level's update
         self._epochs: dict[str, int] = {}
@@ -85,7 +87,7 @@ class Stage:
             Trajectory(self.advance, self._origin(), self._keep()) if recorded else None
         )
         self._below = tuple(n for n in objective.reads if self._is_below(n))
-        self._plain = self.accumulate == 1 and not (self.plan.clip or self.layout.projected)
+        self.simple = self.accumulate == 1 and not (self.plan.clip or self.layout.projected)
 
     # Values at the beginning
 
@@ -179,6 +181,8 @@ class Stage:
             self._announce(hooks)
         loss, grad = self.gradient(frame)
         self.losses.append(loss)
+        if self.scaler is not None and not self.scaler.accepts(grad):
+            return True
         if self.plan.stop is not None and self._arrived(grad):
             return False
         if hooks is not None:
@@ -299,7 +303,7 @@ class Stage:
         Clipping and projection included; differentiable with `ops = Pure`.
         """
         assert self.rule is not None
-        if self._plain:
+        if self.simple:
             return self.rule.update(theta, grad, state, count, self.options.at(count, others), ops)
         if self.accumulate > 1:
             grad = grad / self.accumulate
@@ -337,7 +341,10 @@ class Stage:
             theta[name] = held
         if not value.requires_grad:
             return value.detach(), torch.zeros_like(held)
-        (grad,) = torch.autograd.grad(value, own, allow_unused=True, materialize_grads=True)
+        scaled = value if self.scaler is None else value * self.scaler.scale
+        (grad,) = torch.autograd.grad(scaled, own, allow_unused=True, materialize_grads=True)
+        if self.scaler is not None:
+            grad = grad / self.scaler.scale
         if self.objective.buffers:
             self.keep_buffers()
         return value.detach(), grad

@@ -8,6 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from toys import classification, start
 
+from bettyc.failures import RunError
+from bettyc.runtime.scaling import Scaler
+from bettyc.runtime.state import State
+
 PROGRAM = """
 mlo 0.1
 dim n, d, C = 2
@@ -209,3 +213,40 @@ def test_resuming_a_plateau(tmp_path):
 
     assert whole.stages["fit"].options.rates[0] < 0.5
     assert torch.equal(whole["fit"].W, second["fit"].W)
+
+
+def test_fp16_scales_the_loss_as_torch_does():
+    """Against torch.amp.GradScaler, from a scale so large that the first updates overflow."""
+    run = train("optimizer = sgd(lr = 0.5)  precision = fp16")
+    run.stages["fit"].scaler.first = 2.0**24
+    run.stages["fit"].scaler.interval = 7
+    w, b = (torch.nn.Parameter(v) for v in (run["fit"].W, run["fit"].b))
+    optimizer = torch.optim.SGD([w, b], lr=0.5)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24, growth_interval=7)
+    x, at, scales = DATA["x"].float(), 0, []
+    for _ in range(20):
+        rows = slice(at, at + 12)
+        at = (at + 12) % 60
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            loss = torch.mean(F.cross_entropy(x[rows] @ w + b, DATA["y"][rows], reduction="none"))
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        scales.append(scaler.get_scale())
+        run.step()
+
+        assert run.stages["fit"].scaler.scale == scales[-1]
+
+    assert min(scales) < 2.0**24
+    assert max(scales[8:]) > min(scales)
+    torch.testing.assert_close(run["fit"].W, w.detach(), rtol=1e-6, atol=1e-7)
+
+
+def test_fp16_that_overflows_at_every_scale():
+    scaler = Scaler("fit", State(), first=1.0)
+    with pytest.raises(RunError, match="overflow fp16 at every scale"):
+        for _ in range(100):
+            assert not scaler.accepts(torch.tensor([1.0, float("inf")]))
+
+    assert scaler.scale >= 2.0**-14
