@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -44,6 +45,7 @@ def pages(wanted):
 
 
 def write_files(page, folder):
+    shutil.copytree(ROOT / "examples", folder / "examples")
     for block in blocks(page):
         if block.file:
             (folder / block.file).write_text(block.text, encoding="utf-8")
@@ -110,8 +112,6 @@ def test_generated_pages_are_up_to_date():
 
 
 def test_a_page_that_was_edited_is_noticed(tmp_path):
-    import shutil
-
     copy = tmp_path / "docs"
     shutil.copytree(DOCS, copy)
     for needed in ("examples", "runtime"):
