@@ -177,7 +177,7 @@ def test_a_data_set_that_changes_its_length():
         (3.5, "float"),
         ({"x": X.clone().fill_(float("nan")), "y": Y}, "nan in row 0"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_does_not_fit(value, words):
     program = STREAM if isinstance(value, DataLoader) else PROGRAM
