@@ -28,7 +28,7 @@ def planned(
     checked: Checked, s: Settings, *, opt: int, device: str | None = None, seed: int | None = None
 ) -> Plan:
     """The plan. Leaves with exit code 1, after a report, when there is none."""
-    from bettyc.planner import make_plan
+    from bettyc.planner.build import make_plan
 
     plan, found = make_plan(checked, opt=opt, device=device, seed=seed)
     shown = replace(checked, diagnostics=tuple(found)).shown(s.levels)

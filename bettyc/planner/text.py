@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from bettyc.graph import ends
 from bettyc.model import Call, Formula, Level, Value
-from bettyc.plan import Candidate, Instruction, LevelPlan, Plan, Pull, Repeat, Solve, Start, Step
 from bettyc.optimizers import OPTIMIZERS
+from bettyc.plan import Candidate, Instruction, LevelPlan, Plan, Pull, Repeat, Solve, Start, Step
 from bettyc.schedules import SCHEDULES
 from bettyc.settings import show
 from bettyc.strategies import STRATEGIES
@@ -206,17 +206,20 @@ def _reasons(candidates: Sequence[Candidate], indent: str) -> Iterator[str]:
 
 
 def call(value: Call) -> str:
-    """`cg(tol = 1e-10)`: the options that are not at their defaults, and always the learning rate."""
+    """`cg(tol = 1e-10)`: the options not at their defaults, and the learning rate of steps."""
     defaults = _defaults(value.name)
+    steps = value.name in OPTIMIZERS and not OPTIMIZERS[value.name].solves
     words = [show_value(v) for v in value.positional]
     words += [
-        f"{k} = {show_value(v)}" for k, v in value.named if k == "lr" or defaults.get(k, ...) != v
+        f"{k} = {show_value(v)}"
+        for k, v in value.named
+        if (k == "lr" and steps) or defaults.get(k, ...) != v
     ]
     return f"{value.name}({', '.join(words)})" if words else value.name
 
 
 def _defaults(name: str) -> dict[str, object]:
-    """The defaults of an optimizer, strategy or schedule; no two of them share a name but `exact`."""
+    """The defaults of an optimizer, strategy or schedule; only `exact` is two, both without any."""
     for known in ({**OPTIMIZERS, **STRATEGIES}, SCHEDULES):
         if name in known:
             return {f.name: f.default for f in dataclasses.fields(known[name])}

@@ -147,7 +147,7 @@ def test_dead_ends_take_no_time() -> None:
 def test_paths_are_bounded(k: int, limit: int, count: int) -> None:
     """k diamonds that are only read downwards, and the top stars the bottom: 2^k paths."""
     levels = ["x0", *(f"{side}{i}" for i in range(1, k + 1) for side in "bcx")]
-    graph = networkx.MultiDiGraph(order=levels, below={n: levels for n in levels})
+    graph = networkx.MultiDiGraph(order=levels, below=dict.fromkeys(levels, levels))
     for i in range(1, k + 1):
         for side in "bc":
             graph.add_edge(f"x{i}", f"{side}{i}", "u2l")

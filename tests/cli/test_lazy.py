@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import subprocess
 import sys
 import time
@@ -55,16 +57,26 @@ def test_a_verb_imports_no_more_than_it_needs(arguments: list[str], allowed: set
 
 
 def test_check_is_fast_when_cold() -> None:
-    """At most 12 starts of Python itself, which is 0.25 s where that takes 0.02 s; measured: 8."""
+    """At most 0.3 s where the machine has nothing else to do (0.25 s is the aim); on a busy one
+    only that it costs no more than 25 starts of Python itself, in processor time.
+    """
 
-    def seconds(*command: str) -> float:
+    def seconds(*command: str) -> tuple[float, float]:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         began = time.perf_counter()
         subprocess.run([sys.executable, *command], check=True, capture_output=True)
-        return time.perf_counter() - began
+        wall = time.perf_counter() - began
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    subprocess.run([sys.executable, "-m", "bettyc", "check", str(EXAMPLE)], check=True)
     command = ("-m", "bettyc", "check", str(EXAMPLE))
-    rounds = [(seconds("-c", "pass"), seconds(*command)) for _ in range(5)]
-    nothing, check = median(a for a, _ in rounds), median(b for _, b in rounds)
+    seconds(*command)  # compiles the files, fills the cache of tables
+    idle = os.getloadavg()[0] < 0.5
+    nothing, check = (
+        [seconds("-c", "pass") for _ in range(5)],
+        [seconds(*command) for _ in range(5)],
+    )
 
-    assert check < max(0.25, 12 * nothing)
+    if idle:
+        assert median(wall for wall, _ in check) < 0.3
+    assert median(cpu for _, cpu in check) < 25 * max(0.015, median(cpu for _, cpu in nothing))
