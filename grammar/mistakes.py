@@ -69,9 +69,18 @@ def _closing(p: Place) -> Mistake | None:
         if p.block.brace is not None and token.kind == "RBRACE":
             return None
         return Mistake(report("MLO0100", p.span(), found=quoted(token)), Repair(0, 1, ()))
-    if CLOSING[bracket.kind] == token.kind:
+    kind = CLOSING[bracket.kind]
+    if kind == token.kind:
         return None
-    return _unclosed(p, bracket)
+    mistake = _unclosed(p, bracket)
+    if mistake is None or token.kind in p.open:
+        return mistake
+    close = terminal_text(kind)[1:-1]
+    suggestions = rewrite(f"write `{close}`", p.span(), close)
+    return Mistake(
+        replace(mistake.diagnostic, suggestions=suggestions),
+        Repair(0, 1, (Token(kind, close, token.start, token.end),)),
+    )
 
 
 def _unclosed(p: Place, bracket: Token) -> Mistake | None:

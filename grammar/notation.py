@@ -153,7 +153,7 @@ def _comment(p: Place) -> Mistake | None:
 
 def _number(p: Place) -> Mistake | None:
     token, before, after = p.token, p.previous, p.ahead(1)
-    if token.kind == "DOT" and after.kind == "NUMBER" and p.adjacent(token, after):
+    if token.kind == "DOT" and _fraction(after) and p.adjacent(token, after):
         text = f"0.{after.text}"
         span = p.span(token, after)
         diagnostic = report(
@@ -161,7 +161,7 @@ def _number(p: Place) -> Mistake | None:
             suggestions=rewrite(f"write `{text}`", span, text, "machine-applicable"),
         )  # fmt: skip
         return Mistake(diagnostic, Repair(0, 2, (Token("NUMBER", text, token.start, after.end),)))
-    if token.kind == "NUMBER" and before.kind == "RESPONSE" and p.adjacent(before, token):
+    if _fraction(token) and before.kind == "RESPONSE" and p.adjacent(before, token):
         span = Span(p.source.name, before.end - 1, token.end)
         text = f"0.{token.text}"
         diagnostic = report(
@@ -173,6 +173,11 @@ def _number(p: Place) -> Mistake | None:
         number = Token("NUMBER", text, before.end - 1, token.end)
         return Mistake(diagnostic, Repair(1, 1, (star, number)))
     return _trailing(p)
+
+
+def _fraction(token: Token) -> bool:
+    """Whether a token can be what stands behind the dot of a number."""
+    return token.kind == "NUMBER" and "." not in token.text
 
 
 def _trailing(p: Place) -> Mistake | None:

@@ -125,6 +125,12 @@ class Place:
         return None
 
     @cached_property
+    def open(self) -> frozenset[str]:
+        """The kinds of the brackets that would close one that is open."""
+        kinds = (value.kind for value in self.machine.values if isinstance(value, Token))
+        return frozenset(CLOSING[kind] for kind in kinds if kind in CLOSING)
+
+    @cached_property
     def block(self) -> Block:
         """The innermost block that is still open; brackets inside it may be open too."""
         values = self.machine.values

@@ -17,15 +17,18 @@ from bettyc.diagnostics.registry import report
 from bettyc.diagnostics.span import Source, Span
 from bettyc.grammar import ast
 from bettyc.grammar.build import Builder, actions
-from bettyc.grammar.lex import END, Token
+from bettyc.grammar.lex import BAD, END, Token
 from bettyc.grammar.machine import DEEPEST, Machine, TooDeep
 from bettyc.grammar.mistake import Repair
 from bettyc.grammar.mistakes import find
-from bettyc.grammar.place import CLOSING, Block, Place
+from bettyc.grammar.place import CLOSING, ITEMS, OPERAND_ENDS, STATEMENTS, Block, Place, is_word
 from bettyc.grammar.tables import tables
 
 # Beyond so many errors, reported or not, the rest of the text is left unread.
 MOST = 200
+# What a statement, perhaps a misspelt one, can begin with; what the one before ends with.
+_BEGINNINGS = ITEMS | STATEMENTS | {"NAME"}
+_ENDS = OPERAND_ENDS | {"RBRACE", "SEMICOLON", BAD}
 
 
 def recover(
@@ -72,7 +75,8 @@ class _Recovery:
         self.machine = machine
         self.found: list[Diagnostic] = []
         self._lines: set[int] = set()
-        # Where a repair was made; a second error at the same token gives the statement up.
+        # Where a repair was made; a second error at the same token gives the statement up, unless
+        # a bracket is closed: there are only so many.
         self._repaired = -1
 
     def run(self) -> ast.File:
@@ -129,9 +133,12 @@ class _Recovery:
 
     def _repair(self, place: Place, repair: Repair | None) -> int | None:
         """Go on with the repair, if there is one and it leads on: the index to go on at."""
-        if repair is None or place.token.start == self._repaired:
+        if repair is None:
             return None
         back, remove, insert = repair
+        closes = bool(insert) and insert[0].kind in CLOSING.values()
+        if place.token.start == self._repaired and not closes:
+            return None
         machine, tokens, at = self.machine, self.tokens, place.at
         if any(
             not isinstance(value, Token) for value in machine.values[len(machine.values) - back :]
@@ -151,6 +158,10 @@ class _Recovery:
         """Give up the statement: the index of the token where the next one starts."""
         block, depth = self._cut(place)
         tokens, at = place.tokens, place.at
+        kind = tokens[at].kind
+        if kind != END and not (self.machine.accepts(kind) or self._can_be_name(tokens[at])):
+            depth = max(0, depth + (kind in CLOSING) - (kind in CLOSING.values()))
+            at += 1
         while tokens[at].kind != END:
             kind = tokens[at].kind
             if kind in CLOSING:
@@ -166,17 +177,24 @@ class _Recovery:
 
     def _resumes(self, place: Place, at: int, block: Block, depth: int) -> bool:
         """Whether to go on at token `at`, `depth` brackets after the statement began."""
+        token, before = place.tokens[at], place.tokens[at - 1]
+        known = place.starts_statement(at, block.kind)
         item = place.starts_item(at)
-        if not item and not place.starts_statement(at, block.kind):
+        if not (known or item or token.kind in _BEGINNINGS):
             return False
-        first = place.first_on_line(at)
-        if item and first:
-            around = 0 if block.brace is None else place.indent(block.brace.start)
-            if place.indent(place.tokens[at].start) <= around:
-                return True
-        if item and not place.starts_statement(at, block.kind):
-            return False
-        return depth == 0 or (first and block.kind != "file")
+        if not place.first_on_line(at):
+            return known and depth == 0
+        around = 0 if block.brace is None else place.indent(block.brace.start)
+        outside = place.indent(token.start) <= around
+        if item and outside:
+            return True
+        if known and block.kind != "file":
+            return True
+        # Any word that starts a line and cannot go on with the line before.
+        return depth == 0 and before.kind in _ENDS and (outside or block.kind != "file")
+
+    def _can_be_name(self, token: Token) -> bool:
+        return is_word(token) and self.machine.accepts("NAME")
 
     def _cut(self, place: Place) -> tuple[Block, int]:
         """Take the unfinished statement off the stack, but finish it where it could end here.
