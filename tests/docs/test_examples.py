@@ -103,6 +103,27 @@ def test_python(page, folder):
             exec(code, names)
 
 
+RUNNABLE = [
+    pytest.param(page, block, id=f"{page.name}:{block.line}")
+    for page in PAGES
+    for block in blocks(page)
+    if block.language == "mlo"
+    and "fail" not in block.options
+    and re.search(r"^level ", block.text, re.MULTILINE)
+    and not re.search(r"^extern ", block.text, re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize(("page", "block"), RUNNABLE)
+def test_programs_run_on_made_up_data(page, block, folder):
+    write_files(page, folder)
+    (folder / "page.mlo").write_text(block.text, encoding="utf-8")
+
+    code, output = execute("bettyc run page.mlo --mock n=600 --set run.steps=2")
+
+    assert code == 0, output
+
+
 def test_generated_pages_are_up_to_date():
     made = subprocess.run(
         [sys.executable, DOCS / "generate.py", "--check"],
