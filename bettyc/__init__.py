@@ -13,10 +13,20 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from bettyc.api import Check, CompiledPlan, MloError, Program, load, load_plan, loads
 
-_HOME = {name: "bettyc.api" for name in (
-    "Check", "CompiledPlan", "MloError", "Program", "load", "load_plan", "loads")}
+_HOME = dict.fromkeys(
+    ("Check", "CompiledPlan", "MloError", "Program", "load", "load_plan", "loads"), "bettyc.api"
+)
 
-__all__ = ["Check", "CompiledPlan", "MloError", "Program", "__version__", "load", "load_plan", "loads"]
+__all__ = [
+    "Check",
+    "CompiledPlan",
+    "MloError",
+    "Program",
+    "__version__",
+    "load",
+    "load_plan",
+    "loads",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,11 +1,11 @@
 """The Python interface: load a program, check it, compile it, run it.
 
-    prog = bettyc.load("hpo.mlo", set={"tune.optimizer.lr": 0.02}, profile="smoke")
-    prog.check().raise_if_errors()
-    plan = prog.compile(data={"all": {"x": X, "y": y}}, device="cpu")
-    run = plan.start(seed=0)
-    for out in run:
-        print(out.step, out.loss["tune"])
+prog = bettyc.load("hpo.mlo", set={"tune.optimizer.lr": 0.02}, profile="smoke")
+prog.check().raise_if_errors()
+plan = prog.compile(data={"all": {"x": X, "y": y}}, device="cpu")
+run = plan.start(seed=0)
+for out in run:
+    print(out.step, out.loss["tune"])
 """
 
 from __future__ import annotations
@@ -40,12 +40,19 @@ class MloError(Exception):
         self.diagnostics = tuple(diagnostics)
 
 
-def load(path: str | Path, *, set: Mapping[str, Any] | None = None, profile: str | None = None,
-         data: Mapping[str, str] | None = None, mock: Mapping[str, int] | None = None,
-         include: Sequence[str] = ()) -> Program:
+def load(
+    path: str | Path,
+    *,
+    set: Mapping[str, Any] | None = None,
+    profile: str | None = None,
+    data: Mapping[str, str] | None = None,
+    mock: Mapping[str, int] | None = None,
+    include: Sequence[str] = (),
+) -> Program:
     """Read a program from a file.
 
-    set: values by path (`{"fit.optimizer.lr": 0.1}`); strings are taken as the language's own syntax.
+    set: values by path (`{"fit.optimizer.lr": 0.1}`); strings are taken as the language's own
+    syntax.
     profile: a `profile` block of the file. data: sources by data set, as `--data` takes them.
     mock: sizes of dims; data are then made from their types. include: folders for Python modules.
     Raises OSError when the file cannot be read. What is wrong with the program is in `check()`.
@@ -53,10 +60,18 @@ def load(path: str | Path, *, set: Mapping[str, Any] | None = None, profile: str
     return Program(driver.check_file(str(path), _options(set, profile, data, mock, include)))
 
 
-def loads(text: str, *, filename: str = "<text>", folder: str | None = None,
-          set: Mapping[str, Any] | None = None, profile: str | None = None,
-          data: Mapping[str, str] | None = None, mock: Mapping[str, int] | None = None,
-          imports: Mapping[str, str] | None = None, include: Sequence[str] = ()) -> Program:
+def loads(
+    text: str,
+    *,
+    filename: str = "<text>",
+    folder: str | None = None,
+    set: Mapping[str, Any] | None = None,
+    profile: str | None = None,
+    data: Mapping[str, str] | None = None,
+    mock: Mapping[str, int] | None = None,
+    imports: Mapping[str, str] | None = None,
+    include: Sequence[str] = (),
+) -> Program:
     """Read a program from a string. imports: texts of the files it imports, by path."""
     read = None
     if imports is not None:
@@ -72,16 +87,26 @@ def loads(text: str, *, filename: str = "<text>", folder: str | None = None,
 
 
 def load_plan(path: str | Path) -> CompiledPlan:
-    """Read a plan that `CompiledPlan.save` or `bettyc compile` wrote. Raises ValueError when it is none."""
+    """Read a plan that `CompiledPlan.save` or `bettyc compile` wrote. Raises ValueError when it
+    is none.
+    """
     return CompiledPlan(from_json(Path(path).read_text(encoding="utf-8")))
 
 
-def _options(set_: Mapping[str, Any] | None, profile: str | None, data: Mapping[str, str] | None,
-             mock: Mapping[str, int] | None, include: Sequence[str]) -> Options:
+def _options(
+    set_: Mapping[str, Any] | None,
+    profile: str | None,
+    data: Mapping[str, str] | None,
+    mock: Mapping[str, int] | None,
+    include: Sequence[str],
+) -> Options:
     return Options(
-        set=tuple((k, _text(v)) for k, v in (set_ or {}).items()), profile=profile,
-        data=tuple((data or {}).items()), mock=tuple(mock.items()) if mock is not None else None,
-        include=tuple(include))
+        set=tuple((k, _text(v)) for k, v in (set_ or {}).items()),
+        profile=profile,
+        data=tuple((data or {}).items()),
+        mock=tuple(mock.items()) if mock is not None else None,
+        include=tuple(include),
+    )
 
 
 def _text(value: Any) -> str:
@@ -131,11 +156,14 @@ class Program:
         from bettyc.graph import build
 
         self.check().raise_if_errors()
-        assert self.checked.model is not None and self.checked.hierarchy is not None
+        assert self.checked.model is not None
+        assert self.checked.hierarchy is not None
         return build(self.checked.model, self.checked.hierarchy, self.checked.sources)
 
     def info(self) -> dict[str, Any]:
-        """Dims, data, levels, variables, settings with where each value came from: `bettyc info --json`."""
+        """Dims, data, levels, variables, settings with where each value came from: `bettyc info
+        --json`.
+        """
         from bettyc.info import info
 
         return info(self.checked)
@@ -148,12 +176,19 @@ class Program:
         self.check().raise_if_errors()
         return _planned(link(self.checked, complete=False), make_plan, opt, device, seed)
 
-    def compile(self, data: Mapping[str, Any] | None = None, externs: Mapping[str, Any] | None = None, *,
-                device: str | None = None, opt: int = 1, seed: int | None = None) -> CompiledPlan:
+    def compile(
+        self,
+        data: Mapping[str, Any] | None = None,
+        externs: Mapping[str, Any] | None = None,
+        *,
+        device: str | None = None,
+        opt: int = 1,
+        seed: int | None = None,
+    ) -> CompiledPlan:
         """Bind the data and plan.
 
-        data: values by data set name (a record of arrays or tensors, or a torch Dataset), in place of
-        the declared sources. externs: Python objects by the name of their declaration.
+        data: values by data set name (a record of arrays or tensors, or a torch Dataset), in
+        place of the declared sources. externs: Python objects by the name of their declaration.
         Raises MloError when something does not fit.
         """
         from bettyc.link import link
@@ -180,7 +215,11 @@ class Program:
                 return None, []
             try:
                 if dataset.name not in known:
-                    known.update(shapes_of(model, self.checked.folder, data, externs, self.checked.options.include))
+                    known.update(
+                        shapes_of(
+                            model, self.checked.folder, data, externs, self.checked.options.include
+                        )
+                    )
             except InputError as error:
                 return None, list(error.diagnostics)
             return known.get(dataset.name), []
@@ -188,7 +227,9 @@ class Program:
         return shapes
 
 
-def _planned(linked: Checked, make_plan: Any, opt: int, device: str | None, seed: int | None) -> Plan:
+def _planned(
+    linked: Checked, make_plan: Any, opt: int, device: str | None, seed: int | None
+) -> Plan:
     Check(linked).raise_if_errors()
     plan, found = make_plan(linked, opt=opt, device=device, seed=seed)
     if plan is None:
@@ -200,8 +241,13 @@ def _planned(linked: Checked, make_plan: Any, opt: int, device: str | None, seed
 class CompiledPlan:
     """A plan with what it was compiled for. `plan` is the immutable data."""
 
-    def __init__(self, plan: Plan, data: Mapping[str, Any] | None = None,
-                 externs: Mapping[str, Any] | None = None, checked: Checked | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        data: Mapping[str, Any] | None = None,
+        externs: Mapping[str, Any] | None = None,
+        checked: Checked | None = None,
+    ) -> None:
         self.plan = plan
         self._data, self._externs, self._checked = dict(data or {}), dict(externs or {}), checked
 
@@ -216,7 +262,9 @@ class CompiledPlan:
         return Run(self.plan, seed=seed if seed is not None else self.plan.seed, **given)
 
     def resume(self, path: str | Path, **options: Any) -> Run:
-        """Continue from a checkpoint. Raises InputError (MLO0803) for a checkpoint of another program."""
+        """Continue from a checkpoint. Raises InputError (MLO0803) for a checkpoint of another
+        program.
+        """
         run = self.start(**options)
         run.load(path)
         return run
@@ -230,5 +278,7 @@ class CompiledPlan:
         return self.plan.to_json()
 
     def save(self, path: str | Path) -> None:
-        """Write the plan; `bettyc.load_plan` reads it. Data in memory and Python objects are not in it."""
+        """Write the plan; `bettyc.load_plan` reads it. Data in memory and Python objects are not
+        in it.
+        """
         Path(path).write_text(self.to_json(), encoding="utf-8")

@@ -252,7 +252,9 @@ def _imports(
     comments: dict[str, Comments],
     found: list[Diagnostic],
 ) -> None:
-    """Read the imported files, their imports included. `chain` are the paths of those being read."""
+    """Read the imported files, their imports included. `chain` are the paths of those being
+    read.
+    """
     for item in unit.file.items:
         if not isinstance(item, ast.Import):
             continue

@@ -63,7 +63,9 @@ class Hierarchy:
         return {*self.starred[level], *self.frozen[level], *self.implied[level]}
 
     def depends(self, level: str, on: str) -> bool:
-        """Does the level's solution move with the variables of `on`, levels between them included?"""
+        """Does the level's solution move with the variables of `on`, levels between them
+        included?
+        """
         key = (level, on)
         if key not in self._moves:
             self._moves[key] = self._depends(level, on)
@@ -192,7 +194,7 @@ def infer_once(mentions: Sequence[Mentions]) -> tuple[Hierarchy, list[Diagnostic
     _imply(h)
     cycle = _cycles(mentions, h)
     if cycle:
-        return h, diagnostics + cycle
+        return h, cycle
     h.below = _closure(h)
     h.order = tuple(stable_order({p: h.direct(p) for p in sorted(names)}))
     return h, diagnostics

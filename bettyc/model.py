@@ -15,7 +15,9 @@ from bettyc.types import Dim, Module, Record, Tensor
 
 @dataclass(frozen=True)
 class Call:
-    """A named thing with arguments: `adam(lr = 0.1)`, `npz("x.npz")`; a bare word is a call without any."""
+    """A named thing with arguments: `adam(lr = 0.1)`, `npz("x.npz")`; a bare word is a call
+    without any.
+    """
 
     name: str
     positional: tuple[Value, ...] = ()
@@ -34,17 +36,20 @@ class Ref:
 
 @dataclass(frozen=True)
 class Formula:
-    """A setting that is an expression of variables: `sgd(lr = tune.lr)`. `node` is in the program's graph."""
+    """A setting that is an expression of variables: `sgd(lr = tune.lr)`. `node` is in the
+    program's graph.
+    """
 
     node: int
 
 
-Value: TypeAlias = "None | bool | int | float | str | tuple[Value, ...] | Call | Ref | Formula"
+Value: TypeAlias = "bool | int | float | str | tuple[Value, ...] | Call | Ref | Formula | None"
 
 
 @dataclass(frozen=True)
 class Variable:
-    """A tensor that a level owns. A built-in network's parameters are variables named `net.0.weight`.
+    """A tensor that a level owns. A built-in network's parameters are variables named
+    `net.0.weight`.
 
     domain: `positive`, `unit`, `interval(a, b)`, `simplex`, `ball(p, r)`, `box(a, b)` or None.
     initial: an initialiser of `bettyc.ops.initial` or a number.
@@ -59,8 +64,8 @@ class Variable:
 
 @dataclass(frozen=True)
 class Network:
-    """A network that a level owns. A built-in one is expanded into variables and operators; one from
-    Python (`extern` names its declaration) stays opaque and keeps its arguments.
+    """A network that a level owns. A built-in one is expanded into variables and operators; one
+    from Python (`extern` names its declaration) stays opaque and keeps its arguments.
     """
 
     name: str
@@ -120,7 +125,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Draw:
-    """A batch: `name` is `level.b`, or `b` for one that is shared. `type` includes `index` where rows are known.
+    """A batch: `name` is `level.b`, or `b` for one that is shared. `type` includes `index` where
+    rows are known.
 
     `of` is a data set or split, or a call of an extern source made anew for each batch (`source`).
     """

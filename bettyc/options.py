@@ -11,7 +11,8 @@ from dataclasses import dataclass
 class Options:
     """How to read a program.
 
-    set: (path, text) pairs in the language's own syntax, e.g. ("fit.optimizer.lr", "0.1"); the last one wins.
+    set: (path, text) pairs in the language's own syntax, e.g. ("fit.optimizer.lr", "0.1"); the
+    last one wins.
     profile: name of a `profile` block. config: (file name, text) of a TOML file of settings.
     data: (name, uri) pairs that replace a data set's source: a file path, or a source call such as
         `sklearn("digits")`.

@@ -1,5 +1,5 @@
-"""The plan: immutable data that says everything a run does. JSON both ways, deterministic; nothing in it
-is a Python object or code.
+"""The plan: immutable data that says everything a run does. JSON both ways, deterministic;
+nothing in it is a Python object or code.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Edge:
     """A dependency between levels: `lower` is used by, or reads, `upper`.
 
     kind: "l2u" (upper stars lower), "u2l" (lower reads upper's value), "implied" (lower is below
-    upper because a starred level's response passes through it), "sampling" (a data source reads it),
-    "frozen" (detached star: below, but no gradient).
+    upper because a starred level's response passes through it), "sampling" (a data source reads
+    it), "frozen" (detached star: below, but no gradient).
     `file`, `line`, `column` (1-based) and `text` name the mention that made it.
     """
 
@@ -39,7 +39,9 @@ class Edge:
 
 @dataclass(frozen=True)
 class Pull:
-    """One step of an adjoint sweep: solve H_level u = a_level, then a_R -= (dg_level/dtheta_R)^T u for R in `into`."""
+    """One step of an adjoint sweep: solve H_level u = a_level, then a_R -= (dg_level/dtheta_R)^T
+    u for R in `into`.
+    """
 
     level: str
     into: tuple[str, ...]
@@ -47,14 +49,18 @@ class Pull:
 
 @dataclass(frozen=True)
 class Start:
-    """Put the level's variables to where its inner loop starts: reset to initial, or copy another level's."""
+    """Put the level's variables to where its inner loop starts: reset to initial, or copy
+    another level's.
+    """
 
     level: str
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer update of the level along its direct gradient plus the adjoint sweep over `pulls`."""
+    """One optimizer update of the level along its direct gradient plus the adjoint sweep over
+    `pulls`.
+    """
 
     level: str
     pulls: tuple[Pull, ...]
@@ -62,7 +68,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Solve:
-    """Run the level's optimizer until it has converged (exact, newton, lbfgs, or a `stop` without `steps`)."""
+    """Run the level's optimizer until it has converged (exact, newton, lbfgs, or a `stop`
+    without `steps`).
+    """
 
     level: str
     pulls: tuple[Pull, ...]
@@ -81,7 +89,9 @@ Instruction: TypeAlias = "Start | Step | Solve | Repeat"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A strategy or optimizer the planner looked at: taken or refused, and why, with the place that decides."""
+    """A strategy or optimizer the planner looked at: taken or refused, and why, with the place
+    that decides.
+    """
 
     name: str
     taken: bool
@@ -94,15 +104,16 @@ class Candidate:
 class LevelPlan:
     """How one level is optimized and differentiated through.
 
-    optimizer, strategy: names of the tables with all options filled in (a Call with named arguments);
-        an option may be a `Formula` (a learning rate that another level owns).
+    optimizer, strategy: names of the tables with all options filled in (a Call with named
+        arguments); an option may be a `Formula` (a learning rate that another level owns).
     steps: updates per update of the levels above; None where it runs to convergence.
     start: "warm" | "reset" | "copy:level.module".
-    curvature: class of the objective in the level's own variables, e.g. "glm:bce + quadratic(diag)".
+    curvature: class of the objective in the level's own variables, e.g. "glm:bce +
+    quadratic(diag)".
     mu: known lower bound of strong convexity in the level's variables, or None.
     size: number of scalars of the level's variables, None while a network from Python is not built.
-    total: "direct" | "total" (DESIGN: what g and H mean when the level stars others); `dropped` names
-        the terms that direct leaves out.
+    total: "direct" | "total" (DESIGN: what g and H mean when the level stars others); `dropped`
+        names the terms that direct leaves out.
     """
 
     name: str
@@ -128,7 +139,9 @@ class LevelPlan:
 
 @dataclass(frozen=True)
 class Cost:
-    """Estimates for one update of the top levels: floating-point operations and peak bytes of state; None if unknown."""
+    """Estimates for one update of the top levels: floating-point operations and peak bytes of
+    state; None if unknown.
+    """
 
     flops: int | None
     bytes: int | None
@@ -142,7 +155,8 @@ class Plan:
     nodes: the expression graph that every formula index refers to.
     order: levels from the lowest to the highest.
     program: the schedule of one whole run, `Repeat(run.steps, ...)` outermost.
-    seed, precision ("fp32", "fp64", "bf16"), device ("cpu", "cuda", "auto"), compat (None | "betty").
+    seed, precision ("fp32", "fp64", "bf16"), device ("cpu", "cuda", "auto"), compat (None |
+    "betty").
     """
 
     format: int
@@ -175,8 +189,14 @@ class Plan:
 
     def sweep(self, root: str) -> tuple[Pull, ...]:
         """The adjoint sweep of one level."""
-        return next((s.pulls for s in walk(self.program) if getattr(s, "level", None) == root
-                     and isinstance(s, Step | Solve)), ())
+        return next(
+            (
+                s.pulls
+                for s in walk(self.program)
+                if getattr(s, "level", None) == root and isinstance(s, Step | Solve)
+            ),
+            (),
+        )
 
     def to_json(self) -> str:
         """Canonical JSON: the same plan gives the same bytes."""
@@ -206,6 +226,21 @@ def walk(program: tuple[Instruction, ...]) -> Iterator[Instruction]:
 
 
 __all__ = [
-    "FORMAT", "Candidate", "Call", "Cost", "Edge", "Formula", "Instruction", "LevelPlan", "Plan", "Pull",
-    "Repeat", "Solve", "Start", "Step", "Value", "from_json", "walk",
+    "FORMAT",
+    "Call",
+    "Candidate",
+    "Cost",
+    "Edge",
+    "Formula",
+    "Instruction",
+    "LevelPlan",
+    "Plan",
+    "Pull",
+    "Repeat",
+    "Solve",
+    "Start",
+    "Step",
+    "Value",
+    "from_json",
+    "walk",
 ]

@@ -1,7 +1,7 @@
 """Frozen dataclasses and named tuples to JSON values and back.
 
-An object becomes `{"is": "ClassName", field: value, ...}`, a tuple a list. Only the classes listed in
-`_classes` can come back, so a file can name nothing else.
+An object becomes `{"is": "ClassName", field: value, ...}`, a tuple a list. Only the classes
+listed in `_classes` can come back, so a file can name nothing else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ def encode(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else {"is": "float", "value": repr(value)}
-    names = _fields(type(value))
+    kind: Any = type(value)
+    names = _fields(kind)
     if names is not None:
         return {"is": type(value).__name__, **{n: encode(getattr(value, n)) for n in names}}
     if isinstance(value, tuple | list):
@@ -52,8 +53,8 @@ def _decode(raw: Any) -> Any:
 
 
 @cache
-def _fields(cls: type) -> tuple[str, ...] | None:
-    if dataclasses.is_dataclass(cls):
+def _fields(cls: Any) -> tuple[str, ...] | None:
+    if isinstance(cls, type) and dataclasses.is_dataclass(cls):
         return tuple(f.name for f in dataclasses.fields(cls))
     return getattr(cls, "_fields", None)
 
@@ -64,10 +65,37 @@ def _classes() -> dict[str, type]:
     from bettyc.diagnostics import span
 
     found = [
-        types.Dim, types.Tensor, types.Record, types.Module, types.Text, expr.Node, span.Span,
-        model.Call, model.Ref, model.Formula, model.Variable, model.Network, model.Extern, model.DataSet,
-        model.Part, model.Split, model.Draw, model.Read, model.Setting, model.Level, model.Metric, model.Model,
-        plan.Edge, plan.Pull, plan.Start, plan.Step, plan.Solve, plan.Repeat, plan.Candidate, plan.LevelPlan,
-        plan.Cost, plan.Plan,
+        types.Dim,
+        types.Tensor,
+        types.Record,
+        types.Module,
+        types.Text,
+        expr.Node,
+        span.Span,
+        model.Call,
+        model.Ref,
+        model.Formula,
+        model.Variable,
+        model.Network,
+        model.Extern,
+        model.DataSet,
+        model.Part,
+        model.Split,
+        model.Draw,
+        model.Read,
+        model.Setting,
+        model.Level,
+        model.Metric,
+        model.Model,
+        plan.Edge,
+        plan.Pull,
+        plan.Start,
+        plan.Step,
+        plan.Solve,
+        plan.Repeat,
+        plan.Candidate,
+        plan.LevelPlan,
+        plan.Cost,
+        plan.Plan,
     ]
     return {cls.__name__: cls for cls in found}

@@ -131,14 +131,20 @@ class Record:
 
 @dataclass(frozen=True)
 class Module:
-    """The type of a network: what it maps to what. Equal inputs and outputs do not make two networks alike."""
+    """The type of a network: what it maps to what. Equal inputs and outputs do not make two
+    networks alike.
+    """
 
     inputs: tuple[Type, ...]
     output: Type
 
     def __str__(self) -> str:
         inputs = ", ".join(map(str, self.inputs))
-        return f"({inputs}) -> {self.output}" if len(self.inputs) != 1 else f"{inputs} -> {self.output}"
+        return (
+            f"({inputs}) -> {self.output}"
+            if len(self.inputs) != 1
+            else f"{inputs} -> {self.output}"
+        )
 
 
 @dataclass(frozen=True)

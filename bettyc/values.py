@@ -1,5 +1,6 @@
 """The values of data sets, read before anything runs (`check --data`): labels in their range,
-numbers that are finite, rows that two sets share though one is to judge what was learned from the other.
+numbers that are finite, rows that two sets share though one is to judge what was learned from
+the other.
 
 NumPy is imported here and torch is not.
 """

@@ -3,7 +3,8 @@
     python examples/figures.py              all of them
     python examples/figures.py ridge_hpo    some
 
-Each program runs as it stands, from its own seed; "before" is after the first update of the top level.
+Each program runs as it stands, from its own seed; "before" is after the first update of the top
+level.
 """
 
 from __future__ import annotations

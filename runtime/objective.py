@@ -1,7 +1,8 @@
-"""An objective as a torch function of flat variables, and the frame that holds everything else fixed.
+"""An objective as a torch function of flat variables, and the frame that holds everything else
+fixed.
 
-This is the seam between formulas and hypergradients: strategies, products and the adjoint see levels
-only through `Objective`.
+This is the seam between formulas and hypergradients: strategies, products and the adjoint see
+levels only through `Objective`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from torch import Tensor
 class Frame:
     """What stays the same in all evaluations of one derivative.
 
-    columns: tensors of data sets, splits and batches by (name, field), e.g. ("train", "x"), ("fit.s", "index").
-    tasks: level -> one dict of columns per replica, for `foreach` levels; `replica`: level -> which one is
-        meant while a single replica is evaluated.
+    columns: tensors of data sets, splits and batches by (name, field), e.g. ("train", "x"),
+    ("fit.s", "index").
+    tasks: level -> one dict of columns per replica, for `foreach` levels; `replica`: level ->
+        which one is meant while a single replica is evaluated.
     seed: of the random masks (dropout); every evaluation starts from it.
     buffers: level.module -> module buffers (BatchNorm statistics); evaluations work on copies.
     """
@@ -32,7 +34,8 @@ class Frame:
 
 
 class Objective(Protocol):
-    """A level's objective, signed so that smaller is better (a `maximize` level returns its negative).
+    """A level's objective, signed so that smaller is better (a `maximize` level returns its
+    negative).
 
     level: whose. reads: the levels whose variables carry gradient into it, its own first.
     """

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import bettyc
 import pytest
+
+import bettyc
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.mlo"))
 
@@ -20,7 +21,9 @@ def test_smoke_profile_runs(path: Path) -> None:
 
     assert program.checked.model is not None
     assert len(outputs) == program.checked.model.setting("steps")
-    assert all(math.isfinite(v) for out in outputs for v in (*out.loss.values(), *out.metrics.values()))
+    assert all(
+        math.isfinite(v) for out in outputs for v in (*out.loss.values(), *out.metrics.values())
+    )
 
 
 def test_the_table_names_every_metric_of_every_program() -> None:

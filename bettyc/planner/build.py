@@ -13,20 +13,23 @@ from bettyc.expr import Graph
 from bettyc.graph import edges
 from bettyc.hierarchy import Hierarchy
 from bettyc.model import Call, Model
-from bettyc.plan import FORMAT, Candidate, Cost, LevelPlan, Plan, Pull, Repeat, Solve, Step
+from bettyc.plan import FORMAT, Candidate, Cost, LevelPlan, Plan, Repeat, Solve, Step
 from bettyc.planner import choose, cost
 from bettyc.planner.decide import Decisions, decide, inner, pace
 from bettyc.planner.facts import Facts, gather, word
 
 
-def make_plan(checked: Checked, *, opt: int = 1, device: str | None = None,
-              seed: int | None = None) -> tuple[Plan | None, list[Diagnostic]]:
+def make_plan(
+    checked: Checked, *, opt: int = 1, device: str | None = None, seed: int | None = None
+) -> tuple[Plan | None, list[Diagnostic]]:
     """The plan of a program without errors, or what prevents one."""
     model, h = checked.model, checked.hierarchy
     if model is None or h is None:
         return None, []
     if not model.levels:
-        return None, [report("MLO0309", None, name=model.name, notes=["write `level name { ... }`"])]
+        return None, [
+            report("MLO0309", None, name=model.name, notes=["write `level name { ... }`"])
+        ]
     facts = gather(model, checked.graph, h)
     made, found = decide(model, facts, h)
     if made is None or any(d.severity == "error" for d in found):
@@ -36,10 +39,24 @@ def make_plan(checked: Checked, *, opt: int = 1, device: str | None = None,
     warnings = tuple(w for level in levels for w in _warnings(level))
     text = checked.resolved
     plan = Plan(
-        FORMAT, __version__, hashlib.sha256(text.encode()).hexdigest(), text, checked.folder, model,
-        tuple(checked.graph.nodes), edges(model, h, checked.sources), h.order, levels, made.program,
-        _cost(checked.graph, model, facts, made.program, precision), seed if seed is not None else _seed(model),
-        precision, device or word(model.setting("device"), "auto"), opt, warnings)
+        FORMAT,
+        __version__,
+        hashlib.sha256(text.encode()).hexdigest(),
+        text,
+        checked.folder,
+        model,
+        tuple(checked.graph.nodes),
+        edges(model, h, checked.sources),
+        h.order,
+        levels,
+        made.program,
+        _cost(checked.graph, model, facts, made.program, precision),
+        seed if seed is not None else _seed(model),
+        precision,
+        device or word(model.setting("device"), "auto"),
+        opt,
+        warnings,
+    )
     return plan, found
 
 
@@ -56,14 +73,26 @@ def _level(checked: Checked, h: Hierarchy, f: Facts, made: Decisions, precision:
     clip, freeze = level.setting("clip"), level.setting("freeze")
     accumulate = level.setting("accumulate")
     return LevelPlan(
-        level.name, optimizer.call, strategy.call, schedule if isinstance(schedule, Call) else None,
-        None if (p.solves or f.stop is not None) and f.steps is None else p.steps, f.start, f.stop,
+        level.name,
+        optimizer.call,
+        strategy.call,
+        schedule if isinstance(schedule, Call) else None,
+        None if (p.solves or f.stop is not None) and f.steps is None else p.steps,
+        f.start,
+        f.stop,
         float(clip) if isinstance(clip, int | float) else None,
-        accumulate if isinstance(accumulate, int) else 1, word(level.setting("precision"), precision),
+        accumulate if isinstance(accumulate, int) else 1,
+        word(level.setting("precision"), precision),
         tuple(map(str, freeze)) if isinstance(freeze, tuple) else (str(freeze),),
-        str(f.curvature), f.curvature.convex, f.curvature.mu, f.size, made.totals[f.name],
+        str(f.curvature),
+        f.curvature.convex,
+        f.curvature.mu,
+        f.size,
+        made.totals[f.name],
         _dropped(h, f, made),
-        _candidates(checked, optimizer.verdicts), _candidates(checked, strategy.verdicts))
+        _candidates(checked, optimizer.verdicts),
+        _candidates(checked, strategy.verdicts),
+    )
 
 
 def _candidates(checked: Checked, verdicts: Sequence[choose.Verdict]) -> tuple[Candidate, ...]:
@@ -77,21 +106,31 @@ def _candidates(checked: Checked, verdicts: Sequence[choose.Verdict]) -> tuple[C
 
 
 def _dropped(h: Hierarchy, f: Facts, made: Decisions) -> tuple[str, ...]:
-    """What `curvature = direct` leaves out of this level's Hessian and cross terms, where someone differentiates it."""
+    """What `curvature = direct` leaves out of this level's Hessian and cross terms, where
+    someone differentiates it.
+    """
     if f.name not in made.pulled or made.totals[f.name] == "total":
         return ()
     return tuple(
-        f"the response of `{q}` inside the gradient of `{f.name}`: its Hessian and cross terms hold `{q}` fixed"
-        for q in inner(h, f.name))
+        f"the response of `{q}` inside the gradient of `{f.name}`:"
+        f" its Hessian and cross terms hold `{q}` fixed"
+        for q in inner(h, f.name)
+    )
 
 
 def _warnings(level: LevelPlan) -> list[str]:
-    return [f"`{level.name}` is differentiated with `curvature = direct`, which drops {d}" for d in level.dropped]
+    return [
+        f"`{level.name}` is differentiated with `curvature = direct`, which drops {d}"
+        for d in level.dropped
+    ]
 
 
-def _cost(graph: Graph, model: Model, facts: dict[str, Facts], program: Sequence[object],
-          precision: str) -> Cost:
-    """One update of the top levels: gradients cost about three evaluations, a product with the Hessian six."""
+def _cost(
+    graph: Graph, model: Model, facts: dict[str, Facts], program: Sequence[object], precision: str
+) -> Cost:
+    """One update of the top levels: gradients cost about three evaluations, a product with the
+    Hessian six.
+    """
     total: int | None = 0
     body = program[0].body  # type: ignore[attr-defined]
     for instruction, times in _counted(body, 1):
@@ -121,4 +160,3 @@ def _counted(body: Sequence[object], times: int) -> list[tuple[Step | Solve, int
         elif isinstance(instruction, Step | Solve):
             result.append((instruction, times))
     return result
-

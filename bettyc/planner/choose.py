@@ -6,8 +6,10 @@ the program and its dims only, never on data, so the same program always gets th
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from bettyc.diagnostics.model import Diagnostic
 from bettyc.diagnostics.registry import report
@@ -19,7 +21,8 @@ from bettyc.strategies import STRATEGIES
 
 DENSE = 2048  # largest level whose Hessian is formed and factorised
 UNROLLED = 20  # most steps that `auto` unrolls
-# relative residual that `auto` asks of a solve, by precision: what rounding lets it reach with certainty
+# relative residual that `auto` asks of a solve, by precision: what rounding lets it reach with
+# certainty
 SOLVER_TOL = {"fp64": 1e-10}
 LOOSE_TOL = 1e-6
 
@@ -44,10 +47,9 @@ class Choice:
 
 def filled(table: dict[str, type], name: str, **given: Value) -> Call:
     """A call with all options named, defaults filled in."""
-    import dataclasses
-
-    fields = dataclasses.fields(table[name])
-    return Call(name, (), tuple((f.name, given.get(f.name, f.default)) for f in fields))
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(table[name])
+    defaults: dict[str, Any] = {f.name: f.default for f in fields}
+    return Call(name, (), tuple({**defaults, **given}.items()))
 
 
 def optimizer(f: Facts, span: Span | None) -> tuple[Choice | None, list[Diagnostic]]:
@@ -56,7 +58,9 @@ def optimizer(f: Facts, span: Span | None) -> tuple[Choice | None, list[Diagnost
     if said.name != "auto":
         problem = _cannot_solve(f, said.name)
         if problem is not None:
-            return None, [report("MLO0616", span, optimizer=said.name, level=f.name, reason=problem)]
+            return None, [
+                report("MLO0616", span, optimizer=said.name, level=f.name, reason=problem)
+            ]
         return Choice(said, (Verdict(said.name, "the program says so", True, span),)), []
     tol = dict(said.named).get("tol")
     verdicts: list[Verdict] = []
@@ -69,15 +73,26 @@ def optimizer(f: Facts, span: Span | None) -> tuple[Choice | None, list[Diagnost
         if problem is not None:
             verdicts.append(Verdict(name, problem, span=_witness(f)))
             continue
-        why = {"exact": "quadratic: one linear solve", "newton": f"{f.curvature}: few steps to the optimum",
-               "lbfgs": f"{f.curvature}: converges to the optimum"}[name]
+        why = {
+            "exact": "quadratic: one linear solve",
+            "newton": f"{f.curvature}: few steps to the optimum",
+            "lbfgs": f"{f.curvature}: converges to the optimum",
+        }[name]
         verdicts.append(Verdict(name, why, True))
         call = filled(OPTIMIZERS, name, **({} if name == "exact" else {"tol": tol}))
         return Choice(call, tuple(verdicts)), []
     reasons = "; ".join(f"{v.name}: {v.reason}" for v in verdicts)
-    return None, [report("MLO0616", f.level.span, optimizer="auto", level=f.name,
-                         reason=f"its objective is {f.curvature}", label="needs an explicit `optimizer`",
-                         notes=[reasons, "write for example `optimizer = adam(lr = 1e-3)` and `steps = 10`"])]
+    return None, [
+        report(
+            "MLO0616",
+            f.level.span,
+            optimizer="auto",
+            level=f.name,
+            reason=f"its objective is {f.curvature}",
+            label="needs an explicit `optimizer`",
+            notes=[reasons, "write for example `optimizer = adam(lr = 1e-3)` and `steps = 10`"],
+        )
+    ]
 
 
 def _cannot_solve(f: Facts, name: str) -> str | None:
@@ -106,7 +121,9 @@ def _witness(f: Facts) -> Span | None:
 
 
 def strategy(f: Facts, optimizer: Call, frozen: bool, zero_sum: bool, span: Span | None) -> Choice:
-    """How to differentiate through a level: what the program says, or the first candidate that fits."""
+    """How to differentiate through a level: what the program says, or the first candidate that
+    fits.
+    """
     said = f.strategy
     if said.name != "auto":
         return Choice(said, (Verdict(said.name, "the program says so", True, span),))
@@ -121,26 +138,55 @@ def strategy(f: Facts, optimizer: Call, frozen: bool, zero_sum: bool, span: Span
     return Choice(chosen or filled(STRATEGIES, "none"), tuple(verdicts))
 
 
-def _candidates(f: Facts, optimizer: Call, frozen: bool,
-                zero_sum: bool) -> Iterator[tuple[str, str | None, str, dict[str, Value]]]:
+def _candidates(
+    f: Facts, optimizer: Call, frozen: bool, zero_sum: bool
+) -> Iterator[tuple[str, str | None, str, dict[str, Value]]]:
     """(name, why not or None, why, options), in the order of preference."""
     solved = f.solves
-    curved = f.quadratic and f.curvature.kind == "quadratic" or f.glm
-    yield "none", None if frozen else "its response is differentiated", "its response is only read detached", {}
+    curved = (f.quadratic and f.curvature.kind == "quadratic") or f.glm
+    yield (
+        "none",
+        None if frozen else "its response is differentiated",
+        "its response is only read detached",
+        {},
+    )
     if "danskin" in STRATEGIES:
-        yield ("danskin", None if zero_sum else "the objectives are not opposite",
-               "zero-sum: at the solution the second-order term vanishes", {})
+        yield (
+            "danskin",
+            None if zero_sum else "the objectives are not opposite",
+            "zero-sum: at the solution the second-order term vanishes",
+            {},
+        )
     small = f.size is not None and f.size <= DENSE
-    yield ("unroll", _not_unrolled(f, optimizer),
-           f"{f.steps} steps from a {f.start.partition(':')[0]} start, far from the solution", {})
-    yield ("exact", None if curved and f.quadratic and small and not f.noisy else _not_exact(f, small),
-           "quadratic and small: factorised once", {})
-    yield ("cg", _not_cg(f), f"{f.curvature}: positive definite, products in closed form" if curved
-           else "its proximal term bounds the curvature from below",
-           {"tol": SOLVER_TOL.get(f.precision, LOOSE_TOL) if solved and not f.noisy else LOOSE_TOL,
-            "iters": 0 if curved and not f.noisy else 10})
-    yield ("finite_diff", None if optimizer.get("lr") is not None else "needs the lower learning rate",
-           "no assumption on the curvature, two gradients", {})
+    yield (
+        "unroll",
+        _not_unrolled(f, optimizer),
+        f"{f.steps} steps from a {f.start.partition(':')[0]} start, far from the solution",
+        {},
+    )
+    yield (
+        "exact",
+        None if curved and f.quadratic and small and not f.noisy else _not_exact(f, small),
+        "quadratic and small: factorised once",
+        {},
+    )
+    yield (
+        "cg",
+        _not_cg(f),
+        f"{f.curvature}: positive definite, products in closed form"
+        if curved
+        else "its proximal term bounds the curvature from below",
+        {
+            "tol": SOLVER_TOL.get(f.precision, LOOSE_TOL) if solved and not f.noisy else LOOSE_TOL,
+            "iters": 0 if curved and not f.noisy else 10,
+        },
+    )
+    yield (
+        "finite_diff",
+        None if optimizer.get("lr") is not None else "needs the lower learning rate",
+        "no assumption on the curvature, two gradients",
+        {},
+    )
     yield "neumann", "its learning rate has to be known to converge", "", {}
 
 

@@ -19,7 +19,9 @@ def entries(graph: Graph, index: int) -> int | None:
 
 
 def flops(graph: Graph, roots: Sequence[int]) -> int | None:
-    """Operations of one evaluation of `roots`; None when something is opaque or a shape has names."""
+    """Operations of one evaluation of `roots`; None when something is opaque or a shape has
+    names.
+    """
     total = 0
     for index in graph.reachable(roots):
         node = graph[index]

@@ -1,4 +1,6 @@
-"""The decisions of a plan that a check can already make: optimizers, strategies, sweeps, schedule."""
+"""The decisions of a plan that a check can already make: optimizers, strategies, sweeps,
+schedule.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,10 @@ from bettyc.plan import ENDLESS, Instruction, Pull
 from bettyc.planner import choose
 from bettyc.planner.facts import Facts, is_zero_sum, span_of
 from bettyc.planner.schedule import ConflictError, Pace, schedule
+from bettyc.strategies import STRATEGIES
 
-# strategies that replay a level's updates, which works while those do not themselves take a hypergradient
+# strategies that replay a level's updates, which works while those do not themselves take a
+# hypergradient
 REPLAYS = ("unroll", "forward")
 # strategies that are a linear solve, so that a response can be differentiated again
 IMPLICIT = ("exact", "cg", "minres", "gmres")
@@ -23,8 +27,8 @@ IMPLICIT = ("exact", "cg", "minres", "gmres")
 
 @dataclass(frozen=True)
 class Decisions:
-    """optimizer and strategy of every level, what its Hessian means ("direct" or "total", DESIGN 3), the
-    adjoint sweeps, the schedule of the whole run.
+    """optimizer and strategy of every level, what its Hessian means ("direct" or "total", DESIGN
+    3), the adjoint sweeps, the schedule of the whole run.
     """
 
     optimizers: Mapping[str, choose.Choice]
@@ -39,7 +43,9 @@ class Decisions:
         return frozenset(pull.level for sweep in self.sweeps.values() for pull in sweep)
 
 
-def decide(model: Model, facts: Mapping[str, Facts], h: Hierarchy) -> tuple[Decisions | None, list[Diagnostic]]:
+def decide(
+    model: Model, facts: Mapping[str, Facts], h: Hierarchy
+) -> tuple[Decisions | None, list[Diagnostic]]:
     """All decisions, or what stands against them."""
     found: list[Diagnostic] = []
     optimizers: dict[str, choose.Choice] = {}
@@ -70,8 +76,12 @@ def inner(h: Hierarchy, level: str) -> list[str]:
     return sorted(q for q in h.starred[level] if h.depends(q, level))
 
 
-def _total(facts: Mapping[str, Facts], strategies: Mapping[str, choose.Choice], h: Hierarchy, level: str) -> str:
-    """Direct or total curvature. `auto` takes total where every level inside is small, known and solved for."""
+def _total(
+    facts: Mapping[str, Facts], strategies: Mapping[str, choose.Choice], h: Hierarchy, level: str
+) -> str:
+    """Direct or total curvature. `auto` takes total where every level inside is small, known and
+    solved for.
+    """
     said = facts[level].level.setting("curvature")
     inside = inner(h, level)
     if isinstance(said, Call) and said.name != "auto":
@@ -80,7 +90,8 @@ def _total(facts: Mapping[str, Facts], strategies: Mapping[str, choose.Choice], 
         return "direct"
     affordable = all(
         f.size is not None and f.size <= choose.DENSE and not f.noisy and f.level.task is None
-        for f in (facts[level], *(facts[q] for q in h.below[level])))
+        for f in (facts[level], *(facts[q] for q in h.below[level]))
+    )
     implicit = all(strategies[q].call.name in IMPLICIT for q in h.below[level])
     return "total" if affordable and implicit else "direct"
 
@@ -89,27 +100,38 @@ def _strategy(f: Facts, facts: Mapping[str, Facts], h: Hierarchy, optimizer: Cal
     readers = [p for p in h.levels if f.name in h.starred[p]]
     frozen = not readers and any(f.name in h.frozen[p] for p in h.levels)
     if not readers and not frozen and not any(f.name in h.below[p] for p in h.levels):
-        none = choose.filled(choose.STRATEGIES, "none")
+        none = choose.filled(STRATEGIES, "none")
         return choose.Choice(none, (choose.Verdict("none", "no level reads its response", True),))
     zero_sum = len(readers) == 1 and is_zero_sum(f, facts[readers[0]])
     return choose.strategy(f, optimizer, frozen, zero_sum, span_of(f.level, "hypergrad"))
 
 
 def pace(f: Facts, optimizer: Call) -> Pace:
-    """A level that stars others and has a `stop` repeats its steps with what is below them, until it is met."""
+    """A level that stars others and has a `stop` repeats its steps with what is below them,
+    until it is met.
+    """
     if f.stop is not None and f.nested:
         return Pace(f.steps or ENDLESS, False, f.start)
     return Pace(f.steps or 1, OPTIMIZERS[optimizer.name].solves or f.stop is not None, f.start)
 
 
-def _too_long(facts: Mapping[str, Facts], strategies: Mapping[str, choose.Choice],
-              sweeps: Mapping[str, tuple[Pull, ...]]) -> list[Diagnostic]:
+def _too_long(
+    facts: Mapping[str, Facts],
+    strategies: Mapping[str, choose.Choice],
+    sweeps: Mapping[str, tuple[Pull, ...]],
+) -> list[Diagnostic]:
     """MLO0612: replaying the updates of a level that itself follows a hypergradient."""
     pulled = {pull.level for sweep in sweeps.values() for pull in sweep}
     return [
-        report("MLO0612", span_of(facts[n].level, "hypergrad") or facts[n].level.span, strategy=choice.call.name,
-               level=n, longest=1, label=f"every update of `{n}` is itself a hypergradient",
-               notes=["use an implicit strategy here, such as `cg` or `exact`"])
+        report(
+            "MLO0612",
+            span_of(facts[n].level, "hypergrad") or facts[n].level.span,
+            strategy=choice.call.name,
+            level=n,
+            longest=1,
+            label=f"every update of `{n}` is itself a hypergradient",
+            notes=["use an implicit strategy here, such as `cg` or `exact`"],
+        )
         for n, choice in strategies.items()
         if n in pulled and choice.call.name in REPLAYS and facts[n].nested
     ]
@@ -118,6 +140,14 @@ def _too_long(facts: Mapping[str, Facts], strategies: Mapping[str, choose.Choice
 def _conflict(facts: Mapping[str, Facts], error: ConflictError) -> Diagnostic:
     first, second = facts[error.first].level, facts[error.second].level
     span = span_of(second, "steps") or second.span
-    return report("MLO0615", span, lower=error.lower, first=error.first, second=error.second,
-                  secondary=[Label(span_of(first, "steps") or first.span, f"`{error.first}` takes another number")],
-                  notes=[f"`{error.lower}` is below both: give them the same `steps`"])
+    return report(
+        "MLO0615",
+        span,
+        lower=error.lower,
+        first=error.first,
+        second=error.second,
+        secondary=[
+            Label(span_of(first, "steps") or first.span, f"`{error.first}` takes another number")
+        ],
+        notes=[f"`{error.lower}` is below both: give them the same `steps`"],
+    )

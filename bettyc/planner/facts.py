@@ -18,7 +18,8 @@ from bettyc.types import product
 class Facts:
     """A level as the planner sees it.
 
-    turned: the curvature under the opposite sense. size: number of its scalars, None while a dim is unbound or a network is from Python.
+    turned: the curvature under the opposite sense. size: number of its scalars, None while a dim
+    is unbound or a network is from Python.
     noisy: its objective changes from step to step (batches, dropout). opaque: it has a part that
     only autograd can differentiate. nested: it stars other levels whose solutions move.
     """
@@ -56,7 +57,7 @@ class Facts:
 
     @property
     def start(self) -> str:
-        """"warm", "reset" or "copy:level.module"."""
+        """ "warm", "reset" or "copy:level.module"."""
         value = self.level.setting("start")
         if isinstance(value, Call) and value.name == "copy":
             return f"copy:{value.positional[0].path}"  # type: ignore[union-attr]
@@ -92,8 +93,14 @@ def gather(model: Model, graph: Graph, hierarchy: Hierarchy) -> dict[str, Facts]
 
 def _facts(model: Model, graph: Graph, hierarchy: Hierarchy, level: Level) -> Facts:
     reached = graph.reachable([level.objective])
-    own = [i for i in reached if graph[i].op in ("var", "module") and graph[i].attr("level") == level.name]
-    curvature = classify(graph, level.objective, own, level.sense, _domains(model, graph, reached, level))
+    own = [
+        i
+        for i in reached
+        if graph[i].op in ("var", "module") and graph[i].attr("level") == level.name
+    ]
+    curvature = classify(
+        graph, level.objective, own, level.sense, _domains(model, graph, reached, level)
+    )
     other = "maximize" if level.sense == "minimize" else "minimize"
     turned = classify(graph, level.objective, own, other)
     constrained = [v for v in level.variables if v.domain is not None]
@@ -101,16 +108,26 @@ def _facts(model: Model, graph: Graph, hierarchy: Hierarchy, level: Level) -> Fa
         curvature = curvature.constrained()
     ops = {graph[i].op for i in reached}
     return Facts(
-        level, curvature, turned, _size(level), _noisy(model, level) or "mask" in ops,
+        level,
+        curvature,
+        turned,
+        _size(level),
+        _noisy(model, level) or "mask" in ops,
         bool(ops & {"apply", "extern_fn", "replicas"}),
         bool(hierarchy.starred[level.name]),
-        word(level.setting("precision"), word(model.setting("precision"), "fp32")))
+        word(level.setting("precision"), word(model.setting("precision"), "fp32")),
+    )
 
 
 def _domains(model: Model, graph: Graph, reached: list[int], level: Level) -> dict[int, Bounds]:
     """Bounds of what other levels own, by leaf."""
-    declared = {(lv.name, v.name): v.domain for lv in model.levels if lv is not level for v in lv.variables
-                if v.domain is not None}
+    declared = {
+        (lv.name, v.name): v.domain
+        for lv in model.levels
+        if lv is not level
+        for v in lv.variables
+        if v.domain is not None
+    }
     found = {}
     for index in reached:
         node = graph[index]
@@ -150,7 +167,9 @@ def _noisy(model: Model, level: Level) -> bool:
     data = {d.name for d in model.data}
     for name in level.draws:
         draw = draws[name]
-        if dict(draw.options).get("batch") is not None or (draw.of == draw.name and draw.of in data):
+        if dict(draw.options).get("batch") is not None or (
+            draw.of == draw.name and draw.of in data
+        ):
             return True
     return False
 

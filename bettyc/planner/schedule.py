@@ -1,7 +1,8 @@
 """The schedule: a whole run as one nested-loop program.
 
 `steps` of a level are its updates per update of the levels above, so levels that share a lower
-level move together. Where the graph leaves the order free, names decide, never the order of the text.
+level move together. Where the graph leaves the order free, names decide, never the order of the
+text.
 """
 
 from __future__ import annotations

@@ -1,14 +1,17 @@
-"""Hypergradients of whole programs, from text to numbers, against algebra and finite differences."""
+"""Hypergradients of whole programs, from text to numbers, against algebra and finite
+differences.
+"""
 
 from __future__ import annotations
 
 import itertools
 
-import bettyc
 import numpy as np
 import pytest
 import scipy.optimize
 import torch
+
+import bettyc
 
 RIDGE = """
 dim n, m, d
@@ -57,7 +60,9 @@ def cotangent(data: dict[str, dict[str, np.ndarray]], w: np.ndarray) -> np.ndarr
     return 2 * x.T @ (x @ w - y) / len(y)
 
 
-def hypergradient(text: str, data: dict[str, dict[str, np.ndarray]], level: str = "tune") -> dict[str, np.ndarray]:
+def hypergradient(
+    text: str, data: dict[str, dict[str, np.ndarray]], level: str = "tune"
+) -> dict[str, np.ndarray]:
     plan = bettyc.loads(text).compile(data=data)
     found = plan.start(seed=0).hypergrad(level)
     return {name: value.numpy() for name, value in found.items()}
@@ -68,7 +73,9 @@ def relative(got: np.ndarray, want: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("strategy", ["exact", "cg(tol = 1e-12)", "auto"])
-def test_ridge_matches_its_closed_form(strategy: str, data: dict[str, dict[str, np.ndarray]]) -> None:
+def test_ridge_matches_its_closed_form(
+    strategy: str, data: dict[str, dict[str, np.ndarray]]
+) -> None:
     a = np.full(6, -1.0)
     h, w = solve(data, a)
     u = np.linalg.solve(h, cotangent(data, w))
@@ -90,7 +97,9 @@ def test_neumann_is_its_series(terms: int, data: dict[str, dict[str, np.ndarray]
         term = term - lr * h @ term
     want = 0.02 * a - np.exp(a) * w * u
 
-    got = hypergradient(RIDGE.format(strategy=f"neumann(terms = {terms}, lr = {lr})", settings=""), data)["log_wd"]
+    got = hypergradient(
+        RIDGE.format(strategy=f"neumann(terms = {terms}, lr = {lr})", settings=""), data
+    )["log_wd"]
 
     assert relative(got, want) <= 1e-8
 
@@ -124,7 +133,9 @@ def test_finite_difference_is_its_quotient(data: dict[str, dict[str, np.ndarray]
     want = 0.02 * a - lr * (plus - minus) / (2 * r)
     settings = f"optimizer = sgd(lr = {lr})\n  steps = {steps}\n  start = reset"
 
-    got = hypergradient(RIDGE.format(strategy=f"finite_diff(eps = {eps})", settings=settings), data)["log_wd"]
+    got = hypergradient(
+        RIDGE.format(strategy=f"finite_diff(eps = {eps})", settings=settings), data
+    )["log_wd"]
 
     assert relative(got, want) <= 1e-6
 
@@ -212,8 +223,12 @@ run { steps = 2  precision = fp64 }
 """
 
 
-def test_three_levels_match_their_closed_form_with_direct_curvature(data: dict[str, dict[str, np.ndarray]]) -> None:
-    """`direct` holds the response of `fit` fixed in the Hessian of `reg`, which is then 2 exp(log_tau) I."""
+def test_three_levels_match_their_closed_form_with_direct_curvature(
+    data: dict[str, dict[str, np.ndarray]],
+) -> None:
+    """`direct` holds the response of `fit` fixed in the Hessian of `reg`, which is then 2
+    exp(log_tau) I.
+    """
     rng = np.random.default_rng(2)
     x = rng.normal(size=(20, 6))
     sets = {**data, "meta": {"x": x, "y": x @ rng.normal(size=6)}}
@@ -235,13 +250,19 @@ def test_three_levels_match_their_closed_form_with_direct_curvature(data: dict[s
     assert abs(mu - 0.3) > 1e-3  # the top level moved
 
 
-def test_three_levels_match_finite_differences_of_the_nested_problem(data: dict[str, dict[str, np.ndarray]]) -> None:
-    """`total`: the top level's loss with `reg` at the minimum of its reduced objective, and `fit` at its own."""
+def test_three_levels_match_finite_differences_of_the_nested_problem(
+    data: dict[str, dict[str, np.ndarray]],
+) -> None:
+    """`total`: the top level's loss with `reg` at the minimum of its reduced objective, and
+    `fit` at its own.
+    """
     rng = np.random.default_rng(2)
     x = rng.normal(size=(20, 6))
     sets = {**data, "meta": {"x": x, "y": x @ rng.normal(size=6)}}
-    text = THREE.replace("optimizer = adam(lr = 0.05)\n  steps     = 5\n  curvature = direct",
-                         "optimizer = sgd(lr = 0.5)\n  stop      = grad_norm < 1e-12\n  curvature = total")
+    text = THREE.replace(
+        "optimizer = adam(lr = 0.05)\n  steps     = 5\n  curvature = direct",
+        "optimizer = sgd(lr = 0.5)\n  stop      = grad_norm < 1e-12\n  curvature = total",
+    )
     assert "total" in text
     run = bettyc.loads(text).compile(data=sets).start(seed=0)
     found = run.hypergrad("prior")
@@ -264,8 +285,11 @@ def test_three_levels_match_finite_differences_of_the_nested_problem(data: dict[
 
 def ladder(count: int) -> str:
     """One top level over `count` chained pairs: a1, b1 below the top; a2, b2 below both; ..."""
-    text = ["level top { var t : real = 0.7", "  minimize a1*.x^2 + 0.5 * b1*.x^2 + 0.1 * t^2",
-            "  optimizer = sgd(lr = 0.1) }"]
+    text = [
+        "level top { var t : real = 0.7",
+        "  minimize a1*.x^2 + 0.5 * b1*.x^2 + 0.1 * t^2",
+        "  optimizer = sgd(lr = 0.1) }",
+    ]
     for k in range(1, count + 1):
         for name, weight in (("a", 1.0), ("b", 2.0)):
             lower = f" - 0.3 * a{k + 1}*.x - 0.2 * b{k + 1}*.x" if k < count else " - top.t"
