@@ -29,6 +29,7 @@ Ways = Mapping[str, Callable[..., Any]]
 MODES = ("auto", "torch", "triton", "interpret")
 
 _broken: dict[str, str] = {}
+_ways: dict[tuple[str, str, str, torch.dtype], str] = {}  # what `run` has chosen: asking again costs 1 us
 _mode = os.environ.get("BETTYC_KERNELS") or "auto"
 if _mode not in MODES:
     raise ValueError(f"BETTYC_KERNELS is {_mode!r}; it can be {', '.join(MODES)}")
@@ -65,7 +66,8 @@ def choose(op: str, device: torch.device, dtype: torch.dtype) -> Choice:
 
 def run(op: str, ways: Ways, like: Tensor, *args: Any, **options: Any) -> Any:
     """Call ways[way](*args, **options), with the way chosen for the tensor `like`."""
-    way = choose(op, like.device, like.dtype).way
+    key = (_mode, op, like.device.type, like.dtype)
+    way = _ways.get(key) or _ways.setdefault(key, choose(op, like.device, like.dtype).way)
     if way == "triton" and way in ways:
         return _triton(op, ways, *args, **options)
     return ways.get(way, ways["torch"])(*args, **options)
@@ -81,6 +83,7 @@ def _triton(op: str, ways: Ways, *args: Any, **options: Any) -> Any:
             raise
         lines = str(error).strip().splitlines()
         _broken[op] = lines[-1] if lines else type(error).__name__
+        _ways.clear()
         warnings.warn(
             f"kernel {op} did not compile and plain torch takes its place: {_broken[op]}",
             RuntimeWarning,

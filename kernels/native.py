@@ -26,13 +26,14 @@ import torch
 from torch import Tensor
 
 SOURCES = ("native.c", "native_typed.h")
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-funroll-loops", "-fno-math-errno", "-shared", "-fPIC")
 OPENMP = ("-fopenmp", "")  # the second where the compiler has none: one thread
 
 _P, _L, _I, _D = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_double
 SIGNATURES: dict[str, tuple[tuple[type, ...], type | None]] = {
     "xt_phi_x": ((_P, _P, _P, _P, _I, _P, _P, _P, _D, _D, _L, _L, _L, _L, _I), None),
     "cg_step": ((_P, _P, _P, _P, _D, _L, _P, _P, _L, _L, _I), _I),
+    "sum_squares": ((_P, _L, _I), _D),
     "neumann_update": ((_P, _P, _P, _D, _L, _I), None),
     "perturb": ((_P, _P, _P, _P, _D, _I, _L, _I), _D),
     "sgd_step": ((_P, _P, _P, _D, _D, _D, _D, _I, _D, _L, _I), None),

@@ -130,8 +130,11 @@ def _native(
     theta: Tensor, grad: Tensor, state: State, lr: float | Tensor, options: Options
 ) -> None:
     state.count.add_(1)
-    factor = 1.0 if options.max_norm is None else float(clip(grad, options.max_norm))
     n, threads, decay = theta.numel(), native.threads(), options.weight_decay
+    factor = 1.0
+    if options.max_norm is not None:
+        squared = native.function("sum_squares", grad.dtype)(grad.data_ptr(), n, threads)
+        factor = min(1.0, options.max_norm / (squared**0.5 + 1e-6))
     pointers = (theta.data_ptr(), grad.data_ptr(), native.pointer(state.m))
     if options.rule == "sgd":
         mode = 0 if state.m is None else (2 if options.nesterov else 1) + 4 * int(state.count == 1)

@@ -27,9 +27,15 @@ def test_every_kernel_is_compiled(launches):
     compiled = {launch.kernel.name for launch in launches.values()}
     for path in Path(aot.__file__).parent.glob("*.py"):
         tree = ast.parse(path.read_text())
-        called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+        called = {
+            n.func.id
+            for n in ast.walk(tree)
+            if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+        }
         for node in tree.body:
-            if isinstance(node, ast.FunctionDef) and any(ast.unparse(d) == "jit" for d in node.decorator_list):
+            if isinstance(node, ast.FunctionDef) and any(
+                ast.unparse(d) == "jit" for d in node.decorator_list
+            ):
                 assert node.name in compiled | called, node.name
 
 
@@ -40,8 +46,14 @@ def test_the_table_is_of_these_kernels(launches):
     table = aot.read()
     assert set(table["launches"]) == set(launches), REMAKE
     if table["triton"] != triton.__version__:
-        pytest.skip(f"the table was made with Triton {table['triton']}, this is {triton.__version__}")
-    stale = [name for name, launch in launches.items() if table["launches"][name]["key"] != aot.key(launch)]
+        pytest.skip(
+            f"the table was made with Triton {table['triton']}, this is {triton.__version__}"
+        )
+    stale = [
+        name
+        for name, launch in launches.items()
+        if table["launches"][name]["key"] != aot.key(launch)
+    ]
     assert not stale, f"{REMAKE}; stale: {stale}"
 
 
@@ -52,7 +64,9 @@ def test_compiling_gives_the_numbers_of_the_table(launches, target):
 
     table = aot.read()
     if table["triton"] != triton.__version__:
-        pytest.skip(f"the table was made with Triton {table['triton']}, this is {triton.__version__}")
+        pytest.skip(
+            f"the table was made with Triton {table['triton']}, this is {triton.__version__}"
+        )
     for name in ("neumann_update: neumann_update_kernel", "cg_single: cg_single_sums_kernel"):
         assert aot.measure(launches[name], target) == table["launches"][name][target]
 

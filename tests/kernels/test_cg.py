@@ -189,7 +189,9 @@ def test_the_iteration_limit(way, device, draw):
         x, info = cg(product(a), b, tol=1e-14, max_iters=limit)
         assert info.iterations == limit
         assert not (info.converged or info.curvature or info.breakdown)
-        assert info.relative_residual == pytest.approx(float((b - a @ x).norm() / b.norm()), rel=1e-9)
+        assert info.relative_residual == pytest.approx(
+            float((b - a @ x).norm() / b.norm()), rel=1e-9
+        )
 
 
 def test_empty_system(way, device):

@@ -28,6 +28,7 @@ def fresh_native(monkeypatch):
     """Look for the library anew, and forget what was found afterwards."""
     native.library.cache_clear()
     monkeypatch.setattr(native, "_why", "")
+    monkeypatch.setattr(dispatch, "_ways", {})
     yield
     native.library.cache_clear()
 
@@ -59,9 +60,12 @@ def failing(*args):
 def test_a_kernel_that_does_not_compile_falls_back_with_one_warning(monkeypatch):
     pytest.importorskip("triton")
     monkeypatch.setattr(dispatch, "_broken", {})
+    monkeypatch.setattr(dispatch, "_ways", {})
     ways = {"triton": failing, "torch": lambda a: a + 1}
     like = SimpleNamespace(device=CUDA, dtype=torch.float32)
-    with pytest.warns(RuntimeWarning, match="kernel trial did not compile and plain torch takes its place") as seen:
+    with pytest.warns(
+        RuntimeWarning, match="kernel trial did not compile and plain torch takes its place"
+    ) as seen:
         assert dispatch.run("trial", ways, like, 1) == 2
     assert len(seen) == 1
     with warnings.catch_warnings():
@@ -157,7 +161,10 @@ def test_interpreting_after_triton_has_been_loaded_to_compile(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setitem(sys.modules, "triton", sys)
     v = torch.ones(3)
-    with dispatch.use("interpret"), pytest.raises(RuntimeError, match="set TRITON_INTERPRET=1 before"):
+    with (
+        dispatch.use("interpret"),
+        pytest.raises(RuntimeError, match="set TRITON_INTERPRET=1 before"),
+    ):
         neumann_update(v, v.clone(), v.clone(), 0.1)
 
 
@@ -165,11 +172,17 @@ def test_the_environment_variable():
     code = "from bettyc.kernels import dispatch; print(dispatch._mode)"
     for value, wanted in [("torch", "torch\n"), ("", "auto\n")]:
         done = subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, "BETTYC_KERNELS": value}, capture_output=True, text=True
+            [sys.executable, "-c", code],
+            env={**os.environ, "BETTYC_KERNELS": value},
+            capture_output=True,
+            text=True,
         )
         assert done.stdout == wanted
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "BETTYC_KERNELS": "cuda"}, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        env={**os.environ, "BETTYC_KERNELS": "cuda"},
+        capture_output=True,
+        text=True,
     )
     assert "BETTYC_KERNELS is 'cuda'; it can be auto, torch, triton, interpret" in done.stderr
 

@@ -18,11 +18,29 @@ pytest.importorskip("triton")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this is that process")
 def test_every_kernel_in_the_interpreter():
     folder = Path(__file__).parent
-    command = [sys.executable, "-m", "pytest", str(folder), "-q", "-x", "-k", "interpret", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        str(folder),
+        "-q",
+        "-x",
+        "-k",
+        "interpret",
+        "-p",
+        "no:cacheprovider",
+    ]
     options = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": ""}
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")} | options
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")
+    } | options
     done = subprocess.run(
-        command, cwd=folder.parent.parent, env=environment, capture_output=True, text=True, timeout=600
+        command,
+        cwd=folder.parent.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

@@ -35,7 +35,9 @@ def test_a_step_of_the_kernels_is_four_launches_and_no_operation(draw, module):
     x, v, w = draw(64, 20), draw(20), draw(64)
     with dispatch.use("interpret"), jit.record() as made:
         product = Product(x, Diagonal(w), v)
-        solve = module.start(torch.zeros_like(v), v.clone(), torch.zeros((), dtype=torch.float64), 9)
+        solve = module.start(
+            torch.zeros_like(v), v.clone(), torch.zeros((), dtype=torch.float64), 9
+        )
         solve.advance(product, 0)  # allocates the working memory of the product
         made.clear()
         with Count() as seen:
@@ -48,7 +50,9 @@ def test_a_step_of_the_kernels_is_four_launches_and_no_operation(draw, module):
 def test_a_batched_step_is_one_launch(draw):
     b = draw(3, 20)
     with dispatch.use("interpret"), jit.record() as made:
-        solve = cg_batched.start(torch.zeros_like(b), b.clone(), torch.zeros(3, dtype=torch.float64))
+        solve = cg_batched.start(
+            torch.zeros_like(b), b.clone(), torch.zeros(3, dtype=torch.float64)
+        )
         with Count() as seen:
             cg_batched.step(solve, b)
     assert [m.kernel.name for m in made] == ["cg_batched_kernel"]

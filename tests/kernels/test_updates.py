@@ -66,7 +66,10 @@ def test_perturb_along_zero_copies(way, guard, draw):
 
 RULES = {
     "sgd": (Options("sgd"), lambda p: torch.optim.SGD(p, 0.1)),
-    "sgd decay": (Options("sgd", weight_decay=0.2), lambda p: torch.optim.SGD(p, 0.1, weight_decay=0.2)),
+    "sgd decay": (
+        Options("sgd", weight_decay=0.2),
+        lambda p: torch.optim.SGD(p, 0.1, weight_decay=0.2),
+    ),
     "momentum": (
         Options("sgd", momentum=0.9, dampening=0.3, weight_decay=0.1),
         lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, dampening=0.3, weight_decay=0.1),
@@ -137,7 +140,9 @@ def loss_of(kind, z, y):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=["f64", "f32"])
-@pytest.mark.parametrize("shape", [(0,), (1,), (1023,), (1025,), (0, 3), (1, 1), (7, 5), (301, 10), (3, 2100)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(0,), (1,), (1023,), (1025,), (0, 3), (1, 1), (7, 5), (301, 10), (3, 2100)], ids=str
+)
 def test_weighted_loss_and_its_derivative(way, guard, draw, close, shape, dtype):
     """Against torch's losses and autograd in float64."""
     n = shape[0]
@@ -175,7 +180,9 @@ def test_operands_that_do_not_fit_are_refused(draw):
     a, b = draw(3), draw(3)
     with pytest.raises(ValueError, match=r"`q` has shape \(2,\), not \(3,\)"):
         neumann_update(a, b, draw(2), 0.1)
-    with pytest.raises(ValueError, match="`v` and `total` share memory|`total` and `v` share memory"):
+    with pytest.raises(
+        ValueError, match="`v` and `total` share memory|`total` and `v` share memory"
+    ):
         neumann_update(a, a, b, 0.1)
     with pytest.raises(ValueError, match="`theta` requires grad"):
         perturb(a.clone().requires_grad_(), b, 0.1)

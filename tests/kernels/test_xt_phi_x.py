@@ -55,7 +55,9 @@ def test_equals_the_sum_over_rows(way, device, guard, draw, close, shape, kind, 
     phi = make_phi(kind, draw, n, k, len(shape) == 2)
     x, v, ridge = (t.to(dtype) for t in (x, v, ridge))
     phi = cast(phi, lambda t: t.to(dtype))
-    want = expected(x.double(), v.double(), cast(phi, torch.Tensor.double), 0.3, 0.1, ridge.double())
+    want = expected(
+        x.double(), v.double(), cast(phi, torch.Tensor.double), 0.3, 0.1, ridge.double()
+    )
 
     out = guard(torch.full_like(v, float("nan")))
     got = xt_phi_x(
@@ -75,9 +77,7 @@ def test_two_phase_and_atomic_forms(way, guard, draw, close, monkeypatch, kind, 
     for n, d, k in [(45, 67, 3), (32, 64, 16), (0, 5, 2), (100, 130, 1)]:
         x, v = draw(n, d), draw(d, k)
         phi = make_phi(kind, draw, n, k, False)
-        got = xt_phi_x(
-            guard(x), guard(v), cast(phi, guard), shift=0.5, deterministic=deterministic
-        )
+        got = xt_phi_x(guard(x), guard(v), cast(phi, guard), shift=0.5, deterministic=deterministic)
         close(got, expected(x, v, phi, 1.0, 0.5, 0.0 * v), 1e-13)
 
 
@@ -115,7 +115,9 @@ def test_narrow_inputs_are_summed_in_float32(way, guard, draw, close, dtype):
         x, v = draw(200, 300).to(dtype), draw(*shape).float()
         phi = cast(make_phi("diagonal", draw, 200, 3, len(shape) == 1), torch.Tensor.float)
         got = xt_phi_x(guard(x), guard(v), cast(phi, guard))
-        want = expected(x.double(), v.double(), cast(phi, torch.Tensor.double), 1.0, 0.0, 0 * v.double())
+        want = expected(
+            x.double(), v.double(), cast(phi, torch.Tensor.double), 1.0, 0.0, 0 * v.double()
+        )
         assert got.dtype == torch.float32
         close(got, want, 3e-6)
 
