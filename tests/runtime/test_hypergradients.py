@@ -172,3 +172,14 @@ def test_a_learning_rate_that_is_a_variable():
 
     assert found == pytest.approx((losses[0] - losses[1]) / 2e-5, rel=1e-7)
     assert found != 0
+
+
+def test_unrolling_begins_at_the_last_update_of_the_level_above():
+    text = "optimizer = sgd(lr = 0.1)  steps = 6  start = warm  hypergrad = unroll"
+    run = ridge(text)
+    run.step()
+    w = run["fit"].w
+    run.step()
+
+    assert run.stages["fit"].trajectory.length == 6
+    assert torch.equal(run.stages["fit"].trajectory.begin({})[0], w)

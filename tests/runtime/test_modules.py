@@ -289,3 +289,14 @@ def test_tasks_change_with_the_level_above():
         seen.append(run.tasks["adapt"].rows.tolist())
 
     assert sorted(seen[0] + seen[1]) == list(range(8))
+
+
+def test_truncation_cuts_the_start_off():
+    """Nothing but the copied start depends on meta, and its updates are forgotten."""
+    settings = "optimizer = sgd(lr = 0.05)  steps = 3  start = copy(meta.w)  hypergrad = unroll(truncate = 2)"
+    text = TASKS.replace("SETTINGS", settings).replace(
+        " + sumsq(w - meta.w)", " + 0 * sumsq(w - meta.w)"
+    )
+    found = start(text, {"tasks": tasks()}).hypergrad("meta")["w"]
+
+    assert float(found.abs().max()) == 0.0

@@ -7,6 +7,7 @@ import torch
 from toys import classification, parts, regression, ridge, start
 
 from bettyc.failures import DivergedError
+from bettyc.runtime.stopping import Early
 
 
 def test_inner_steps_are_torch_s_steps():
@@ -211,3 +212,67 @@ def test_tracebacks_show_the_emitted_line():
         stage.step()
 
     assert "train_x @ fit_w" in "".join(traceback.format_tb(raised.value.__traceback__))
+
+
+SHARED = """
+mlo 0.1
+dim n, d
+data all : { x: real[n, d], y: real[n] } from memory()
+draw b from all(batch = 8, shuffle = true)
+level attack {
+  var delta : real[d] in ball(2, 0.1) = zeros
+  maximize mean(((b.x + delta) @ defend.w - b.y)^2)
+  optimizer = sgd(lr = 0.04)
+  steps = 3
+}
+level defend {
+  var w : real[d] = ones
+  minimize mean(((b.x + attack*.delta) @ w - b.y)^2)
+  optimizer = sgd(lr = 0.01)
+}
+run { steps = 4  precision = fp64 }
+"""
+
+
+def test_a_shared_batch_lasts_a_whole_period():
+    run = start(SHARED, {"all": regression()})
+    seen: dict[str, list[list[int]]] = {"attack": [], "defend": []}
+    for name, stage in run.stages.items():
+        own = stage.feed.next
+
+        def note(own=own, name=name):
+            frame = own()
+            seen[name].append(frame.columns["b", "index"].tolist())
+            return frame
+
+        stage.feed.next = note
+    run.to_end()
+
+    assert len(seen["defend"]) == 4
+    assert len({tuple(rows) for rows in seen["defend"]}) == 4
+    for k, rows in enumerate(seen["defend"]):
+        assert seen["attack"][3 * k : 3 * k + 3] == [rows] * 3
+
+
+def test_running_leaves_torch_s_generator_alone():
+    run = start(NOISY.replace("xent(b.x @ W, b.y)", "dropout(xent(b.x @ W, b.y), p = 0.3)"),
+                {"all": classification()})  # fmt: skip
+    before = torch.get_rng_state()
+    run.to_end()
+
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "stops_at"),
+    [
+        ("min", [3, 2, 2.2, 1.95, 1.95], 3),
+        ("max", [1, 2, 3, 2, 3.05], 4),
+        ("min", [1, float("nan"), 0.5], None),
+    ],
+)
+def test_patience(mode, values, stops_at):
+    early = Early("acc", patience=2, mode=mode, min_delta=0.1)
+    stops = [k for k, value in enumerate(values) if early.look(value)]
+
+    assert (stops[0] if stops else None) == stops_at
