@@ -28,6 +28,11 @@ Leaf = Callable[[int, Node], str]
 Opaque = Callable[[int, Node, Sequence[str]], str]
 
 WIDTH = 72  # of a line with other nodes written into it
+# A matrix product with at most so many columns, and a left operand of at least so many elements, is
+# written transposed. On 5000 x 784 x 10 in float32, one thread: 5.8 -> 2.7 ms for X @ W and
+# 15.8 -> 2.5 ms for X^T @ R.
+NARROW = 32
+LARGE = 4096
 SHORT = 48  # of a node that is written into another line
 
 # How tightly an operator binds; a text without an operator on the outside binds tightest.
@@ -130,7 +135,8 @@ class _Writer:
         self._dims(order)
         self.uses = self._uses(order, outputs)
         if self.fused:
-            self.fusions = fusions(self.graph, order, self.uses)
+            narrow = {i for i in order if self._narrow(self.graph[i])}
+            self.fusions = fusions(self.graph, order, self.uses, narrow)
         for index in order:
             if index not in self.texts and index not in self.fusions.absorbed:
                 self._statement(index, self.uses[index])
@@ -232,6 +238,8 @@ class _Writer:
         added = self.fusions.added.get(index)
         if added is not None:
             return self._added(index, added)
+        if self._narrow(node):
+            return self._turned(node)
         position = overwritten(self.graph, index, self.uses)
         if position is None or any(a in self.plain for a in node.args[position : position + 1]):
             return None
@@ -243,6 +251,34 @@ class _Writer:
             self._unfold(node.args[position])
             whole = f"{self.texts[node.args[position]][0]}.{node.op}_({', '.join(others)})"
         return whole
+
+    def _narrow(self, node: Node) -> bool:
+        """Whether a matrix product has few columns: BLAS is several times faster on its transpose."""
+        if node.op != "matmul":
+            return False
+        types = [bind(self.graph[a].type, self.sizes) for a in node.args]
+        shapes = [[d.value for d in t.shape] for t in types if isinstance(t, Tensor)]
+        if [len(s) for s in shapes] != [2, 2] or None in shapes[0] or None in shapes[1]:
+            return False
+        (rows, inner), (_, columns) = shapes
+        assert rows is not None and inner is not None and columns is not None
+        return 2 <= columns <= NARROW and rows >= 2 * columns and rows * inner >= LARGE
+
+    def _turned(self, node: Node) -> str:
+        """left @ right as (right^T left^T)^T, the narrow operand in rows that lie together."""
+        left, right = node.args
+        text, binding = self.texts[right]
+        right_t = f"{text if binding == ATOM else f'({text})'}.mT"
+        source = self.graph[left]
+        if source.op == "permute" and left not in self.given and source.args[0] in self.texts:
+            under, binding = self.texts[source.args[0]]
+            return f"({right_t} @ {under if binding == ATOM else f'({under})'}).mT"
+        text, binding = self.texts[left]
+        left_t = f"{text if binding == ATOM else f'({text})'}.mT"
+        if left_t.endswith(".mT.mT"):
+            return f"({right_t} @ {left_t.removesuffix('.mT.mT')}).mT"
+        copied = "" if source.op == "permute" else ".contiguous()"
+        return f"({right_t}{copied} @ {left_t}).mT"
 
     def _added(self, index: int, added: Added) -> str:
         """`torch.addmv(base, left, right, beta=..., alpha=...)`."""

@@ -7,7 +7,7 @@ without autograd.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from bettyc.expr import Graph
@@ -44,16 +44,20 @@ class Fusions(NamedTuple):
     absorbed: set[int]
 
 
-def fusions(graph: Graph, order: Sequence[int], uses: Mapping[int, int]) -> Fusions:
-    """The sums below that are one `addmv` or `addmm` each."""
+def fusions(
+    graph: Graph, order: Sequence[int], uses: Mapping[int, int], apart: Collection[int] = ()
+) -> Fusions:
+    """The sums below that are one `addmv` or `addmm` each. apart: products to be left alone."""
     found = Fusions({}, set())
     for index in order:
         if graph[index].op in ("add", "sub") and index not in found.absorbed:
-            _fuse(graph, index, uses, found)
+            _fuse(graph, index, uses, found, apart)
     return found
 
 
-def _fuse(graph: Graph, index: int, uses: Mapping[int, int], found: Fusions) -> None:
+def _fuse(
+    graph: Graph, index: int, uses: Mapping[int, int], found: Fusions, apart: Collection[int]
+) -> None:
     node = graph[index]
     minus = -1.0 if node.op == "sub" else 1.0
     for base, term, beta, sign in (
@@ -61,7 +65,7 @@ def _fuse(graph: Graph, index: int, uses: Mapping[int, int], found: Fusions) -> 
         (node.args[1], node.args[0], minus, 1.0),
     ):
         chain = _scaled_product(graph, term, uses)
-        if chain is None or base == term:
+        if chain is None or base == term or chain[0] in apart:
             continue
         product, scale, inside, negated = chain
         left, right = graph[product].args

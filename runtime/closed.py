@@ -4,6 +4,7 @@ Where the whole objective is algebra (no network from Python, no random mask), t
 calculus writes its derivatives down, and emitted torch functions compute them without autograd:
 
     gradients   the value and the gradient in the variables of any level that it reads
+    slope       the gradient in the level's own variables, for many steps with the rest held fixed
     hvp, cross  H v and (dg/dtheta_R)^T u; what does not depend on v is computed once per solve
 
 The functions are written at first use. Variables with a transform (`positive`, `unit`, `interval`)
@@ -15,7 +16,7 @@ from __future__ import annotations
 import linecache
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from bettyc.calculus.products import Opaque, directions, gradient, product
 from bettyc.calculus.simplify import simplify
 from bettyc.expr import Graph, Node
 from bettyc.model import Level
-from bettyc.ops import OPAQUE
+from bettyc.ops import OPAQUE, OPS
 from bettyc.ops.term import Term
 from bettyc.runtime import domains
 from bettyc.runtime.layout import Slot
@@ -35,6 +36,25 @@ from bettyc.runtime.naming import argument, plain, source
 from bettyc.runtime.objective import Frame
 
 Theta = Mapping[str, Tensor]
+
+
+class Written(NamedTuple):
+    """An emitted function `call`, what gives its arguments, and whether its result is one tensor."""
+
+    call: Callable[..., Any]
+    inputs: Callable[..., tuple[Any, ...]]
+    single: bool
+    text: str
+
+    def at(
+        self, theta: Theta, frame: Frame, fixed: Sequence[Tensor] = (), v: Tensor | None = None
+    ) -> Any:
+        """Its results, a tuple."""
+        found = self.call(*self.inputs(theta, frame, fixed, v))
+        return (found,) if self.single else found
+
+
+NOTHING = Written(lambda: (), lambda *_: (), False, "")
 
 
 class Closed:
@@ -47,8 +67,9 @@ class Closed:
         self.linked, self.graph, self.level, self.root = linked, linked.graph, level.name, root
         self.levels = tuple(levels)
         self.leaves = {name: self._leaves(name) for name in levels}
-        self._gradients: dict[tuple[str, ...], Callable[..., Any]] = {}
-        self._products: dict[tuple[str, ...], tuple[Callable[..., Any], ...]] = {}
+        self._gradients: dict[tuple[str, ...], Written] = {}
+        self._products: dict[tuple[str, ...], tuple[Written, ...]] = {}
+        self._slope: tuple[Written, Written] | None = None
 
     def _leaves(self, level: str) -> list[tuple[Slot, int]]:
         """The trainable variables of a level that the objective reads, in the order of the buffer."""
@@ -59,13 +80,15 @@ class Closed:
         slots = self.linked.layouts[level].slots
         return [(s, found[s.name]) for s in slots if s.trainable and s.name in found]
 
-    def gradients(self, theta: Theta, frame: Frame, wrt: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    def gradients(
+        self, theta: Theta, frame: Frame, wrt: Sequence[str]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The value, scalar, and the gradient in theta[l], of its shape, for l in `wrt`."""
         key = tuple(wrt)
         function = self._gradients.get(key)
         if function is None:
             function = self._gradients[key] = self._write_gradients(key)
-        value, *parts = function(theta, frame)
+        value, *parts = function.at(theta, frame)
         found, k = {}, 0
         for level in key:
             count = len(self.leaves[level])
@@ -86,7 +109,38 @@ class Closed:
             flat[slot.start : slot.stop] = part.reshape(-1)
         return flat
 
-    def _write_gradients(self, wrt: tuple[str, ...]) -> Callable[..., Any]:
+    def slope(self, theta: Theta, frame: Frame) -> Callable[[], Tensor]:
+        """The gradient in the level's own variables, flat, as a function of theta's memory.
+
+        Whoever steps writes into `theta[level]`; everything else is held fixed, and what depends on
+        it alone is computed here.
+        """
+        if self._slope is None:
+            self._slope = self._write_slope()
+        before, function = self._slope
+        own = theta[self.level]
+        inputs = function.inputs(theta, frame, before.at(theta, frame))
+        call, slots = function.call, self.leaves[self.level]
+        if len(slots) == 1 and slots[0][0].stop - slots[0][0].start == own.numel():
+            if slots[0][0].free == tuple(own.shape):
+                return lambda: call(*inputs)  # type: ignore[no-any-return]
+            return lambda: call(*inputs).reshape(-1)  # type: ignore[no-any-return]
+        if len(slots) == 1:
+            return lambda: self._packed(self.level, (call(*inputs),), own)
+        return lambda: self._packed(self.level, call(*inputs), own)
+
+    def _write_slope(self) -> tuple[Written, Written]:
+        own = [index for _, index in self.leaves[self.level]]
+        parts = gradient(self.graph, self.root, own)
+        assert not isinstance(parts, Opaque)
+        hoisted = hoist(self.graph, parts, own)
+        name, fixed = plain(self.level), hoisted.prologue
+        before = self._compiled(f"{name}_held", fixed, {}, {}) if fixed else NOTHING
+        return before, self._compiled(
+            f"{name}_slope", hoisted.roots, emit.titles(self.graph, fixed), {}
+        )
+
+    def _write_gradients(self, wrt: tuple[str, ...]) -> Written:
         indices = [index for level in wrt for _, index in self.leaves[level]]
         parts = gradient(self.graph, self.root, indices)
         assert not isinstance(parts, Opaque)
@@ -101,11 +155,13 @@ class Closed:
             self._products[key] = self._write_products(key)
         return ClosedProducts(self, theta, frame, key, self._products[key])
 
-    def _write_products(self, into: tuple[str, ...]) -> tuple[Callable[..., Any], ...]:
+    def _write_products(self, into: tuple[str, ...]) -> tuple[Written, ...]:
         """(prologue, H v, cross terms)."""
         own = [index for _, index in self.leaves[self.level]]
         along = directions(self.graph, own)
-        slices = {d: slot for (slot, _), d in zip(self.leaves[self.level], along.values(), strict=True)}
+        slices = {
+            d: slot for (slot, _), d in zip(self.leaves[self.level], along.values(), strict=True)
+        }
         second = product(self.graph, self.root, own, along)
         others = [index for level in into for _, index in self.leaves[level]]
         cross = product(self.graph, self.root, others, along) if others else []
@@ -114,17 +170,22 @@ class Closed:
         roots, fixed = hoisted.roots, hoisted.prologue
         titles = emit.titles(self.graph, fixed)
         name = plain(self.level)
-        prologue = self._compiled(f"{name}_fixed", fixed, {}, {}) if fixed else _nothing
+        prologue = self._compiled(f"{name}_fixed", fixed, {}, {}) if fixed else NOTHING
         count = len(second)
         return (
             prologue,
             self._compiled(f"{name}_hessian_product", roots[:count], titles, slices),
-            self._compiled(f"{name}_cross", roots[count:], titles, slices) if others else _nothing,
+            self._compiled(f"{name}_cross", roots[count:], titles, slices) if others else NOTHING,
         )
 
-    def _compiled(self, name: str, outputs: Sequence[int], titles: Mapping[int, str],
-                  slices: Mapping[int, Slot]) -> Callable[..., Any]:
-        """An emitted function of (theta, frame, fixed, v) that gives a tuple."""
+    def _compiled(
+        self,
+        name: str,
+        outputs: Sequence[int],
+        titles: Mapping[int, str],
+        slices: Mapping[int, Slot],
+    ) -> Written:
+        """An emitted function, and the function of (theta, frame, fixed, v) that finds its inputs."""
         sources: dict[str, str] = {title: f"fixed[{k}]" for k, title in enumerate(titles.values())}
 
         def leaf(index: int, node: Node) -> str:
@@ -136,21 +197,25 @@ class Closed:
             sources[word] = text
             return word
 
-        body = emit.function(self.graph, outputs, name=name, leaf=leaf, sizes=self.linked.sizes,
-                             autograd=False, given=dict(titles), fused=True)
+        body = emit.function(
+            self.graph, outputs, name=name, leaf=leaf, sizes=self.linked.sizes,
+            autograd=False, given=dict(titles), fused=True,
+        )  # fmt: skip
         head = body.partition("\n")[0]
         arguments = re.findall(r"\w+", head.partition("(")[2])
-        at = [f"def {name}_at(theta, frame, fixed=(), v=None):"]
+        inputs = [f"def {name}_inputs(theta, frame, fixed=(), v=None):"]
         if any("columns[" in sources[a] for a in arguments):
-            at.append("    columns = frame.columns")
-        at += [f"    found = {name}(", *(f"        {sources[a]}," for a in arguments), "    )"]
-        at.append("    return found" if len(outputs) > 1 else "    return (found,)")
-        text = body + "\n\n" + "\n".join(at)
+            inputs.append("    columns = frame.columns")
+        inputs += ["    return (", *(f"        {sources[a]}," for a in arguments), "    )"]
+        text = body + "\n\n" + "\n".join(inputs)
         filename = f"<bettyc {self.linked.plan.model.name}.{name}>"
         linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
-        namespace: dict[str, Any] = {"torch": torch, **{n: getattr(domains, n) for n in domains.TRANSFORMED}}
+        namespace: dict[str, Any] = {
+            "torch": torch,
+            **{n: getattr(domains, n) for n in domains.TRANSFORMED},
+        }
         exec(compile(text, filename, "exec"), namespace)  # noqa: S102 - the text is ours, from the plan's graph
-        return namespace[f"{name}_at"]  # type: ignore[no-any-return]
+        return Written(namespace[name], namespace[f"{name}_inputs"], len(outputs) == 1, text)
 
     def _source(self, node: Node) -> str:
         if node.op == "var" and node.attr("free"):
@@ -162,15 +227,21 @@ class Closed:
 class ClosedProducts:
     """Second-order products by formula; stands in for `bettyc.runtime.products.Products`."""
 
-    def __init__(self, closed: Closed, theta: Theta, frame: Frame, into: tuple[str, ...],
-                 functions: tuple[Callable[..., Any], ...]) -> None:
+    def __init__(
+        self,
+        closed: Closed,
+        theta: Theta,
+        frame: Frame,
+        into: tuple[str, ...],
+        functions: tuple[Written, ...],
+    ) -> None:
         self.into = into
         self.count = 0
         self._closed, self._theta, self._frame = closed, theta, frame
         self._own = theta[closed.level]
         self.size = self._own.numel()
         prologue, self._hessian, self._cross = functions
-        self._fixed = prologue(theta, frame)
+        self._fixed = prologue.at(theta, frame)
         self._first: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -191,16 +262,18 @@ class ClosedProducts:
     def hvp(self, v: Tensor) -> Tensor:
         """H v, shape (size,), for v of that shape."""
         self.count += 1
-        parts = self._hessian(self._theta, self._frame, self._fixed, v)
+        parts = self._hessian.at(self._theta, self._frame, self._fixed, v)
         return self._closed._packed(self._closed.level, parts, self._own).flatten()
 
     def cross(self, u: Tensor) -> dict[str, Tensor]:
         """(dg/dtheta_R)^T u for every R of `into`, each of the shape of theta[R]."""
-        parts = self._cross(self._theta, self._frame, self._fixed, u)
+        parts = self._cross.at(self._theta, self._frame, self._fixed, u)
         found, k = {}, 0
         for level in self.into:
             leaves = self._closed.leaves[level]
-            found[level] = self._closed._packed(level, parts[k : k + len(leaves)], self._theta[level])
+            found[level] = self._closed._packed(
+                level, parts[k : k + len(leaves)], self._theta[level]
+            )
             k += len(leaves)
         return found
 
@@ -219,10 +292,6 @@ class ClosedProducts:
         return 0.5 * (rows + rows.T)
 
 
-def _nothing(*arguments: Any) -> tuple[()]:
-    return ()
-
-
 def _slice(slot: Slot, flat: str = "v") -> str:
     """A variable's part of a flat tensor, in its free shape."""
     if not slot.free:
@@ -234,8 +303,7 @@ def _slice(slot: Slot, flat: str = "v") -> str:
 def closed(linked: Linked, level: Level, root: int, levels: Sequence[str]) -> Closed | None:
     """The closed form of a level's objective, or None where a part of it is opaque."""
     graph = linked.graph
-    if level.task is not None or any(graph[i].op in OPAQUE or graph[i].op == "module"
-                                     for i in graph.reachable([root])):
+    if level.task is not None or any(_opaque(graph[i]) for i in graph.reachable([root])):
         return None
     if linked.plan.level(level.name).precision in ("bf16", "fp16"):
         return None
@@ -243,7 +311,13 @@ def closed(linked: Linked, level: Level, root: int, levels: Sequence[str]) -> Cl
     if freed is None:
         return None
     found = Closed(linked, level, freed, levels)
-    return found if found.leaves.get(level.name) else None
+    return found if any(found.leaves.values()) else None
+
+
+def _opaque(node: Node) -> bool:
+    """Networks and functions from Python, masks, replicas, averages: what has no text of torch."""
+    row = OPS.get(node.op)
+    return node.op in OPAQUE or node.op == "module" or (row is not None and row.torch is None)
 
 
 def _freed(linked: Linked, graph: Graph, root: int) -> int | None:
@@ -260,7 +334,12 @@ def _freed(linked: Linked, graph: Graph, root: int) -> int | None:
             continue
         if slot.domain.name == "simplex":
             return None
-        u = Term(graph, graph.leaf("var", node.type, free=True, level=node.attr("level"), name=node.attr("name")))
+        u = Term(
+            graph,
+            graph.leaf(
+                "var", node.type, free=True, level=node.attr("level"), name=node.attr("name")
+            ),
+        )
         value = u.call("exp") if slot.domain.name == "positive" else u.call("sigmoid")
         if slot.domain.name == "interval":
             low, high = domains.bounds(slot.domain)

@@ -106,7 +106,7 @@ def products(
 ) -> Products:
     """Second derivatives of an objective: by formula where it has them, else by autograd."""
     form = by_formula(objective, theta, [objective.level, *into])
-    if form is not None:
+    if form is not None and form.leaves[objective.level]:
         return form.products(theta, frame, into)  # type: ignore[no-any-return]
     return Products(objective, theta, frame, into)
 

@@ -1,0 +1,101 @@
+"""Many updates of one level in a row, where nothing asks or changes anything in between.
+
+The first and the last of them are ordinary updates: they leave tensors that nobody else holds, and
+the loss. Those between are the gradient by formula and the optimizer's rule, in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bettyc.runtime.optimizers.arithmetic import InPlace
+from bettyc.runtime.stage import Stage
+
+# Updates between two looks at whether the run is to stop; also where losses are looked at.
+CHUNK = 100
+
+
+def straight(stage: Stage) -> bool:
+    """Whether updates of the level can run in a row."""
+    return (
+        stage.objective.closed is not None
+        and stage.gradient == stage.own_gradient
+        and stage.rule is not None
+        and stage.replicas is None
+        and stage.trajectory is None
+        and stage.hooks is None
+        and stage.plan.stop is None
+        and stage.simple
+        and stage.feed.fixed
+        and not stage.options.formulas
+    )
+
+
+def advance(stage: Stage, count: int) -> None:
+    """`count` updates of a level that is `straight`."""
+    stage.step()
+    if count > 2:
+        _inner(stage, count - 2)
+    if count > 1:
+        stage.step()
+
+
+def _inner(stage: Stage, count: int) -> None:
+    name, state = stage.name, stage.state
+    own, memory = stage.theta[name], state.optimizer[name]
+    closed = stage.objective.closed
+    assert closed is not None
+    first = state.gradients[name]
+    with torch.no_grad():
+        slope = closed.slope(stage.theta, stage.feed.next())
+        plain = _plain_rate(stage)
+        if plain is not None:
+            _descend(own, slope, plain, count)
+        else:
+            memory = _follow(stage, own, slope, memory, first, count)
+    state.optimizer[name] = memory
+    state.gradients[name] = first + count
+    state.updates[name] += count
+
+
+def _plain_rate(stage: Stage) -> float | None:
+    """The learning rate where an update is nothing but a step along the gradient."""
+    fixed = stage.options.fixed
+    if stage.plan.optimizer.name != "sgd" or stage.options.rates is not None:
+        return None
+    if fixed["momentum"] or fixed["weight_decay"]:
+        return None
+    return float(fixed["lr"])
+
+
+def _descend(own: Tensor, slope: Callable[[], Tensor], lr: float, count: int) -> None:
+    add, rate = own.add_, -lr
+    for _ in range(count):
+        add(slope(), alpha=rate)
+
+
+def _follow(
+    stage: Stage,
+    own: Tensor,
+    slope: Callable[[], Tensor],
+    memory: dict[str, Tensor],
+    first: int,
+    count: int,
+) -> dict[str, Tensor]:
+    """The rule of any optimizer."""
+    assert stage.rule is not None
+    update, at, others = stage.rule.update, stage.options.at, stage.theta
+    for k in range(first, first + count):
+        grad = slope()
+        if grad.data_ptr() == own.data_ptr():  # of half the square of a variable; rules may overwrite theta first
+            grad = own.clone()
+        found, memory = update(own, grad, memory, k, at(k, others), InPlace)
+        if found is not own:
+            own.copy_(found)
+    return memory
+
+
+__all__ = ["CHUNK", "advance", "straight"]
