@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -55,7 +56,7 @@ def global_options(*formats: str) -> Callable[[F], F]:
         click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto",
                      help="Colour of diagnostics; NO_COLOR is obeyed."),
         click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
-        click.option("-v", "--verbose", is_flag=True, help="Say what is done."),
+        click.option("-v", "--verbose", is_flag=True, help="Say what is done, and how long it takes."),
     ])  # fmt: skip
 
 
@@ -209,10 +210,14 @@ def read_program(path: str, s: Settings) -> Checked:
     """Parse and check a file, or the standard input. Raises OSError where it cannot be read."""
     from bettyc.driver import check, check_file
 
+    began = time.perf_counter()
     if path == "-":
         text = sys.stdin.buffer.read().decode("utf-8-sig", "replace")
-        return check(text, s.stdin_filename, s.options, folder=os.getcwd())
-    return check_file(path, s.options)
+        checked = check(text, s.stdin_filename, s.options, folder=os.getcwd())
+    else:
+        checked = check_file(path, s.options)
+    verbose(s, f"checked {checked.name}", began)
+    return checked
 
 
 def linked(checked: Checked, s: Settings) -> Checked:
@@ -258,6 +263,12 @@ def report(
         text = render(found, sources, format_, s.color, width=width)
         click.echo(text, err=not to_stdout, color=s.color)
     return errors
+
+
+def verbose(s: Settings, what: str, began: float) -> None:
+    """Under `-v`, say what was done and how long it took."""
+    if s.verbose:
+        said(f"{what} in {time.perf_counter() - began:.3f} s")
 
 
 def said(message: str) -> None:

@@ -2,7 +2,8 @@
 
 resolved.mlo            the program with all values from outside, formatted
 plan.json               the plan
-metrics.jsonl           one line per update of the top level
+metrics.jsonl           one line per update of the top level, or per `log = every(n)`
+    metrics.csv             the same numbers, where `log = csv` asks for it
 checkpoints/            where a run can be resumed
 variables.safetensors   every variable at the end, named level.variable
 export.safetensors      those that `run.export` names
@@ -21,6 +22,7 @@ import click
 from bettyc.model import Call, Ref
 
 if TYPE_CHECKING:
+    from bettyc.cli.loggers import Logger
     from bettyc.plan import Plan
     from bettyc.runtime.run import Output, Run
 
@@ -31,6 +33,7 @@ class Folder:
     def __init__(self, path: str | None, program: str) -> None:
         self.path = _claim(path) if path is not None else _next(program)
         self._metrics = open(self.file("metrics.jsonl"), "x", encoding="utf-8")  # noqa: SIM115
+        self.loggers: list[Logger] = []
         self._kept: list[str] = []
         self._best: tuple[float, str] | None = None
 
@@ -39,13 +42,18 @@ class Folder:
 
     def __exit__(self, *error: object) -> None:
         self._metrics.close()
+        for logger in self.loggers:
+            logger.close()
 
     def file(self, *name: str) -> str:
         """The path of a file in it."""
         return os.path.join(self.path, *name)
 
     def begin(self, plan: Plan) -> None:
-        """Write what is run."""
+        """Write what is run, and open the loggers that it asks for."""
+        from bettyc.cli.loggers import loggers
+
+        self.loggers = loggers(plan, self.path)
         for name, text in (("resolved.mlo", plan.source), ("plan.json", plan.to_json() + "\n")):
             with open(self.file(name), "x", encoding="utf-8", newline="") as file:
                 file.write(text)

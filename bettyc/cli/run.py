@@ -22,6 +22,7 @@ from bettyc.cli.common import (
     said,
     settings,
     sound,
+    verbose,
 )
 from bettyc.cli.planning import start
 from bettyc.failures import InputError, RunError
@@ -88,10 +89,12 @@ def command(
     compiled, sources = _compiled(file, s, seed, device, opt, no_python)
     if compiled is None:
         return
+    began = time.perf_counter()
     try:
         run = start(compiled, s, seed=seed, device=device)
         if resume is not None:
             _resume(run, resume)
+        verbose(s, "made ready to run", began)
     except InputError as error:
         report(error.diagnostics, sources, s)
         raise Failed(1) from None
@@ -210,12 +213,17 @@ def _execute(
 def _outputs(run: Run, folder: Folder, watch: Watcher, s: Settings) -> Iterator[Output]:
     """Every output, logged, shown, and checkpointed where the program asks for it."""
     from bettyc.cli.folder import line_of
+    from bettyc.cli.loggers import interval, numbers
     from bettyc.model import Call
 
-    setting = run.plan.model.setting("checkpoint")
+    setting, every = run.plan.model.setting("checkpoint"), interval(run.plan)
     told: set[str] = set()
     for output in run:
-        folder.log(line_of(output))
+        step = output.step + 1
+        if step % every == 0 or step == run.total or output.metrics or output.stopped:
+            folder.log(line_of(output))
+            for logger in folder.loggers:
+                logger.log(output.step, numbers(output))
         watch.update(output)
         if isinstance(setting, Call):
             folder.regular(run, output, setting)

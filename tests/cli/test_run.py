@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,41 @@ def test_emitted_python_computes_the_objectives(bettyc: Bettyc, data: Path) -> N
     names = space["fit"].__code__.co_varnames[: space["fit"].__code__.co_argcount]
     expected = ((x @ w - y) ** 2).mean() + (a.exp() * w**2).sum()
     torch.testing.assert_close(space["fit"](*(given[n] for n in names)), expected)
+
+
+def test_log_says_how_often_and_where_else(
+    bettyc: Bettyc, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """wandb stands for the loggers that are packages of others: only its two functions are used."""
+    logged: dict[int, dict[str, float]] = {}
+    fake = types.ModuleType("wandb")
+    fake.init = lambda **given: types.SimpleNamespace(  # type: ignore[attr-defined]
+        log=lambda numbers, step: logged.update({step: numbers}),
+        finish=lambda: logged.update({-1: given}),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    log = 'run.log=[every(2), csv, wandb(project = "mine")]'
+    result = bettyc("run", "good.mlo", "-o", "out", "--set", "run.steps=5", "--set", log,
+                    "--set", "run.eval=every(5)")  # fmt: skip
+
+    assert (result.code, result.err) == (0, "")
+    assert [line["step"] for line in lines(data / "out")] == [1, 3, 4]
+    assert set(logged) == {1, 3, 4, -1}
+    assert logged[-1]["project"] == "mine"
+    assert logged[3]["loss/tune"] == lines(data / "out")[1]["loss"]["tune"]
+    rows = (data / "out" / "metrics.csv").read_text().splitlines()
+    assert rows[0] == "step,name,value"
+    assert f"3,loss/tune,{logged[3]['loss/tune']}" in rows
+
+
+def test_a_logger_that_is_not_installed(
+    bettyc: Bettyc, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    result = bettyc("run", "good.mlo", "--set", "run.log=mlflow")
+
+    assert result.code == 2
+    assert "pip install mlflow" in result.err
 
 
 def test_gradcheck_tells_right_from_wrong(bettyc: Bettyc, data: Path) -> None:

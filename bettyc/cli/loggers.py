@@ -1,0 +1,137 @@
+"""Where else the numbers of a run go: `log = [every(50), csv, tensorboard("runs/mwn")]`.
+
+A logger of another package is loaded when a program asks for it, and missing packages are named.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from bettyc.model import Call
+
+if TYPE_CHECKING:
+    from bettyc.plan import Plan
+    from bettyc.runtime.run import Output
+
+
+class Logger(Protocol):
+    """Takes the numbers of an update by name: `loss/tune`, `metric/test_acc`, `grad_norm/tune`."""
+
+    def log(self, step: int, numbers: dict[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def interval(plan: Plan) -> int:
+    """Updates of the top level between two lines of the log."""
+    n = next((c.get("n") for c in _calls(plan) if c.name == "every"), 1)
+    return n if isinstance(n, int) else 1
+
+
+def loggers(plan: Plan, folder: str) -> list[Logger]:
+    """Those that the program asks for. Raises `click.UsageError` where a package is missing."""
+    return [LOGGERS[c.name](c, folder, plan.model.name) for c in _calls(plan) if c.name in LOGGERS]
+
+
+def _calls(plan: Plan) -> Iterator[Call]:
+    setting = plan.model.setting("log")
+    for value in setting if isinstance(setting, tuple) else (setting,):
+        if isinstance(value, Call):
+            yield value
+
+
+def numbers(output: Output) -> dict[str, float]:
+    """The numbers of an update by name."""
+    groups = (("loss", output.loss), ("metric", output.metrics), ("grad_norm", output.grad_norm))
+    return {f"{kind}/{name}": value for kind, found in groups for name, value in found.items()}
+
+
+class Csv:
+    """`metrics.csv` in the folder of the run: step, name, value; one number per row."""
+
+    def __init__(self, call: Call, folder: str, program: str) -> None:
+        self._file = open(os.path.join(folder, "metrics.csv"), "x", newline="")  # noqa: SIM115
+        self._writer = csv.writer(self._file)
+        self._writer.writerow(["step", "name", "value"])
+
+    def log(self, step: int, numbers: dict[str, float]) -> None:
+        self._writer.writerows([step, name, value] for name, value in numbers.items())
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoard:
+    """`tensorboard(folder)`; without a folder, that of the run."""
+
+    def __init__(self, call: Call, folder: str, program: str) -> None:
+        module = _load("torch.utils.tensorboard", "tensorboard")
+        self._writer = module.SummaryWriter(log_dir=_text(call, "folder") or folder)
+
+    def log(self, step: int, numbers: dict[str, float]) -> None:
+        for name, value in numbers.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Wandb:
+    """`wandb(project, name)`."""
+
+    def __init__(self, call: Call, folder: str, program: str) -> None:
+        module = _load("wandb", "wandb")
+        project, name = _text(call, "project") or program, _text(call, "name")
+        self._run = module.init(project=project, name=name, dir=folder)
+
+    def log(self, step: int, numbers: dict[str, float]) -> None:
+        self._run.log(numbers, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MLflow:
+    """`mlflow(experiment, folder)`."""
+
+    def __init__(self, call: Call, folder: str, program: str) -> None:
+        self._module = _load("mlflow", "mlflow")
+        store = _text(call, "folder")
+        if store:
+            self._module.set_tracking_uri(store)
+        self._module.set_experiment(_text(call, "experiment") or program)
+        self._module.start_run()
+
+    def log(self, step: int, numbers: dict[str, float]) -> None:
+        self._module.log_metrics(numbers, step=step)
+
+    def close(self) -> None:
+        self._module.end_run()
+
+
+LOGGERS: dict[str, Any] = {
+    "csv": Csv,
+    "tensorboard": TensorBoard,
+    "wandb": Wandb,
+    "mlflow": MLflow,
+}
+
+
+def _text(call: Call, name: str) -> str | None:
+    value = call.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _load(module: str, package: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError:
+        message = f"`log = {package}` needs the package {package}: pip install {package}"
+        raise click.UsageError(message) from None
