@@ -56,7 +56,7 @@ def global_options(*formats: str) -> Callable[[F], F]:
         click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto",
                      help="Colour of diagnostics; NO_COLOR is obeyed."),
         click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
-        click.option("-v", "--verbose", is_flag=True, help="Say what is done, and how long it takes."),
+        click.option("-v", "--verbose", is_flag=True, help="Say what is done."),
     ])  # fmt: skip
 
 
