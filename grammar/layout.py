@@ -139,7 +139,7 @@ class Layout:
         """All lines; comments behind neighbouring ones are in one column."""
         self.end()
         out: list[str] = []
-        for behind, run in groupby(self._lines, lambda line: bool(line[1])):
+        for (behind, _), run in groupby(self._lines, _margin):
             rows = list(run)
             width = max(len(code) for code, _ in rows) if behind else 0
             out += [f"{code:<{width}}  {comment}" if comment else code for code, comment in rows]
@@ -195,6 +195,12 @@ class Layout:
             else:
                 todo.extend((flat, part) for part in reversed(doc))
         return room >= 0
+
+
+def _margin(line: tuple[str, str]) -> tuple[bool, int]:
+    """Lines with comments behind them align with their neighbours of equal indentation."""
+    code, comment = line
+    return bool(comment), len(code) - len(code.lstrip(" ")) if comment else 0
 
 
 def flat(doc: Doc) -> str:

@@ -34,6 +34,7 @@ class Phrases:
 
     def __init__(self, source: Source, grouped: Mapping[Span, Span] = MappingProxyType({})) -> None:
         self._file = source.name
+        self._text = source.text
         self._grouped = grouped
         self._makers: dict[type, Callable[[Any], Doc]] = {
             ast.Number: lambda n: self.leaf(n.text or repr(n.value), n.span),
@@ -84,6 +85,13 @@ class Phrases:
     def closing(self, text: str, node: ast.Node) -> Doc:
         """A bracket that is the last character of a node."""
         return Leaf(text, node.span.end - 1) if node.span.file == self._file else text
+
+    def after(self, text: str, node: ast.Node) -> Doc:
+        """The operator that follows a node."""
+        if node.span.file != self._file:
+            return text
+        around = self._grouped.get(node.span, node.span)
+        return Leaf(text, next_token(self._text, around.end))
 
     def group(self, node: ast.Node, inside: Doc, broken: bool = False) -> Doc:
         if node.span.file != self._file:
@@ -148,25 +156,27 @@ class Phrases:
     def _binary(self, node: ast.Binary) -> Doc:
         """A chain of operators of one level breaks before each of them, or nowhere."""
         level, left, _ = BINARY[node.op]
-        chain: list[tuple[str, Doc]] = []
+        chain: list[tuple[Doc, Doc]] = []
         first: ast.Expr = node
         while (
             isinstance(first, ast.Binary)
             and BINARY[first.op][0] == level
             and (first is node or first.span not in self._grouped)
         ):
-            chain.append((first.op, self.expr(first.right, BINARY[first.op][2])))
+            space = "" if level == POWER else " "
+            op = self.after(f"{first.op}{space}", first.left)
+            chain.append((op, self.expr(first.right, BINARY[first.op][2])))
             first = first.left
             if level == POWER:
                 break
         parts: list[Doc] = [self.expr(first, left)]
         for op, operand in reversed(chain):
-            parts += [op, operand] if op == "^" else [Line(), f"{op} ", operand]
+            parts += [op, operand] if level == POWER else [Line(), op, operand]
         return parts if level == POWER else self.group(node, Hang(parts))
 
     def _compare(self, node: ast.Compare) -> Doc:
-        right = self.expr(node.right, RANGE)
-        return self.group(node, Hang([self.expr(node.left, RANGE), Line(), f"{node.op} ", right]))
+        right: Doc = [self.after(f"{node.op} ", node.left), self.expr(node.right, RANGE)]
+        return self.group(node, Hang([self.expr(node.left, RANGE), Line(), right]))
 
     def _if(self, node: ast.If) -> Doc:
         then: Doc = [Line(), "then ", self.expr(node.then)]

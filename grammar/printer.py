@@ -118,7 +118,8 @@ class _Printer:
                 self._layout.own(comment, indent)
             else:
                 self._layout.trailing(comment, indent)
-            self._done, self._opened, above = comment.span.end, False, own
+            self._done, above = comment.span.end, own
+            self._opened = self._opened and not own
         if not last:
             self._gap(start, above)
 

@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from functools import cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -20,7 +21,7 @@ import bettyc
 GRAMMAR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "mlo.lark")
 STARTS = ("file", "expression")
 # The layout of the stored tables; part of the file's name.
-LAYOUT = 2
+LAYOUT = 3
 
 
 class Rule(NamedTuple):
@@ -152,41 +153,25 @@ def _unpack(stored: dict[str, Any]) -> Tables:
 
 
 def compile_grammar(grammar: str) -> dict[str, Any]:
-    """Compile with Lark and take over what its `save` writes, as a JSON value."""
-    import io
-    import pickle
+    """Compile with Lark and take over what its `save` writes, as a JSON value.
 
-    from lark import Lark
-
-    # A lark without `interegular` cannot be strict; the tests are.
-    parser = Lark(
-        grammar, parser="lalr", lexer="contextual", maybe_placeholders=True, start=list(STARTS)
-    )
-    saved = io.BytesIO()
-    parser.save(saved)
-    # Not a file of anybody's: the bytes that the line above wrote.
-    content = pickle.loads(saved.getvalue())
-    memo = content["memo"]
-    table = content["data"]["parser"]["parser"]
-    symbols: dict[int, str] = table["tokens"]
-    numbers = {state: k for k, state in enumerate(table["states"])}
-    rules: list[list[Any]] = []
-    places: dict[int, int] = {}
-    actions: list[dict[str, int]] = []
-    gotos: list[dict[str, int]] = []
+    Lark numbers the states by the order of sets; here it is that of a walk from the start states.
+    """
+    table, memo = _lark_tables(grammar)
     terminals = {
         row["name"]: row["pattern"] for row in memo.values() if row["__type__"] == "TerminalDef"
     }
-    for row in table["states"].values():
+    states = _walk([table["start_states"][name] for name in STARTS], table)
+    numbers = {state: number for number, state in enumerate(states)}
+    rules: dict[int, int] = {}
+    actions: list[dict[str, int]] = []
+    gotos: list[dict[str, int]] = []
+    for state in states:
         actions.append({})
         gotos.append({})
-        for symbol, (reduces, target) in row.items():
-            name = symbols[symbol]
+        for name, (reduces, target) in _row(table, state):
             if reduces:
-                place = places.setdefault(target["@"], len(rules))
-                if place == len(rules):
-                    rules.append(_rule(memo[target["@"]]))
-                actions[-1][name] = ~place
+                actions[-1][name] = ~rules.setdefault(target["@"], len(rules))
             elif name in terminals or name == "$END":
                 actions[-1][name] = numbers[target]
             else:
@@ -195,15 +180,56 @@ def compile_grammar(grammar: str) -> dict[str, Any]:
     return {
         "actions": actions,
         "gotos": gotos,
-        "rules": rules,
+        "rules": [_rule(memo[key]) for key in rules],
         "starts": {
             name: (numbers[table["start_states"][name]], numbers[table["end_states"][name]])
             for name in STARTS
         },
-        "words": {text: name for name, text in fixed.items() if text.isalpha()},
-        "operators": {text: name for name, text in fixed.items() if not text.isalpha()},
-        "patterns": {name: p["value"] for name, p in terminals.items() if name not in fixed},
+        "words": {text: name for name, text in sorted(fixed.items()) if text.isalpha()},
+        "operators": {text: name for name, text in sorted(fixed.items()) if not text.isalpha()},
+        "patterns": {
+            name: p["value"] for name, p in sorted(terminals.items()) if name not in fixed
+        },
     }
+
+
+def _lark_tables(grammar: str) -> tuple[dict[str, Any], dict[int, Any]]:
+    """Lark's parse table, and the terminals and rules that it refers to."""
+    import io
+    import pickle
+
+    from lark import Lark
+
+    # Strict mode needs `interegular`, which users do not have; the tests have, and are strict.
+    parser = Lark(
+        grammar, parser="lalr", lexer="contextual", maybe_placeholders=True, start=list(STARTS)
+    )
+    saved = io.BytesIO()
+    parser.save(saved)
+    # Not a file of anybody's: the bytes that the line above wrote.
+    content = pickle.loads(saved.getvalue())
+    return content["data"]["parser"]["parser"], content["memo"]
+
+
+def _row(table: dict[str, Any], state: int) -> list[tuple[str, Any]]:
+    """What a state does at each symbol: (1, rule) to reduce, (0, state) to go there."""
+    symbols: dict[int, str] = table["tokens"]
+    return sorted(
+        ((symbols[symbol], action) for symbol, action in table["states"][state].items()),
+        key=itemgetter(0),
+    )
+
+
+def _walk(starts: list[int], table: dict[str, Any]) -> list[int]:
+    """The states, each after the one it is first reached from."""
+    found = dict.fromkeys(starts)
+    waiting = list(starts)
+    for state in waiting:
+        for _, (reduces, target) in _row(table, state):
+            if not reduces and target not in found:
+                found[target] = None
+                waiting.append(target)
+    return list(found)
 
 
 def _rule(row: dict[str, Any]) -> list[Any]:

@@ -64,9 +64,8 @@ def test_eight_errors_in_one_file_are_found_where_they_are() -> None:
         (17, 1, "MLO0103", "missing `}` before `level`"),
         (20, 1, "MLO0100", "unexpected `}`"),
     ]
-    assert [parsed.source.position(label.span.start) for d in parsed.diagnostics for label in d.secondary] == [
-        (6, 18), (12, 14), (14, 9)
-    ]  # fmt: skip
+    opened = [label.span.start for d in parsed.diagnostics for label in d.secondary]
+    assert [parsed.source.position(start) for start in opened] == [(6, 18), (12, 14), (14, 9)]
     assert [s.message for d in parsed.diagnostics for s in d.suggestions] == [
         "close it with `)`",
         "did you mean `var`?",
@@ -110,6 +109,8 @@ MISTAKES = [
     ("metric m = a ¦// rows", "//", "MLO0109", "`//` is not part of mlo", "metric m = a # rows"),
     ("metric m = ¦.5", ".5", "MLO0108", "number needs a leading digit", "metric m = 0.5"),
     ("metric m = a*¦.5", ".5", "MLO0108", "number needs a leading digit", "metric m = a* 0.5"),
+    ("metric m = ¦.0.25", ".", "MLO0107", "expected an expression after `=`, found `.`", None),
+    ("metric m = a*.¦0.25", "0.25", "MLO0107", "expected a name after `*.`, found `0.25`", None),
     ("metric m = ¦1.", "1.", "MLO0108", "number needs a trailing digit", "metric m = 1.0"),
     ("run { lr = ¦1.\n steps = 2 }", "1.", "MLO0108", "number needs a trailing digit",
      "run { lr = 1.0\n steps = 2 }"),
@@ -166,8 +167,8 @@ MISTAKES = [
     ("extern ¦f", "f", "MLO0107", "expected `fn`, `module` or `source` after `extern`, found `f`",
      None),
     ("level ¦{}", "{", "MLO0107", "expected a name after `level`, found `{`", None),
-    ("level a\n  ¦minimize x", "minimize", "MLO0107", "expected `foreach` or `{` after `a`, found `minimize`",
-     None),
+    ("level a\n  ¦minimize x", "minimize", "MLO0107",
+     "expected `foreach` or `{` after `a`, found `minimize`", None),
     ("metric m =¦", "", "MLO0107", "expected an expression after `=`, found the end of the file",
      None),
     ("metric m = a + ¦* b", "*", "MLO0107", "expected an expression after `+`, found `*`", None),
