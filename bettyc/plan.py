@@ -154,9 +154,8 @@ class Plan:
     source: the resolved program text (formatted, all overrides applied); sha256 of it is `hash`.
     nodes: the expression graph that every formula index refers to.
     order: levels from the lowest to the highest.
-    program: the schedule of one whole run, `Repeat(run.steps, ...)` outermost.
-    seed, precision ("fp32", "fp64", "bf16"), device ("cpu", "cuda", "auto"), compat (None |
-    "betty").
+    program: the schedule of one whole run: warm-ups, then `Repeat(run.steps, ...)`.
+    seed, precision ("fp32", "fp64", "bf16"), device ("cpu", "cuda", "auto").
     """
 
     format: int

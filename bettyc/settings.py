@@ -81,7 +81,6 @@ RUN: dict[str, Kind] = {
     "stop": Kind(("call",), "early stopping", table="early"),
     "export": Kind(("refs",), "variables written at the end", ()),
     "compile": Kind(("flag",), "use torch.compile where it pays", False),
-    "compat": Kind(("text",), 'reproduce another library\'s numbers: "betty"'),
 }
 BLOCKS = {"level": LEVEL, "run": RUN}
 

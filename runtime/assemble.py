@@ -74,6 +74,8 @@ def assemble(
     include: tuple[str, ...] = (),
 ) -> Assembly:
     """Raises InputError for everything about files, data and Python objects that does not fit."""
+    if plan.model.setting("deterministic") is True:
+        torch.use_deterministic_algorithms(True)  # of the process: torch has no narrower switch
     sizes = {name: size for name, size in plan.model.dims if size is not None}
     objects = {
         e.name: externs.load(e, plan.folder, given, include)

@@ -110,9 +110,12 @@ def pace(f: Facts, optimizer: Call) -> Pace:
     """A level that stars others and has a `stop` repeats its steps with what is below them,
     until it is met.
     """
+    warmup = f.level.setting("warmup")
+    first = warmup if isinstance(warmup, int) else 0
     if f.stop is not None and f.nested:
-        return Pace(f.steps or ENDLESS, False, f.start)
-    return Pace(f.steps or 1, OPTIMIZERS[optimizer.name].solves or f.stop is not None, f.start)
+        return Pace(f.steps or ENDLESS, False, f.start, first)
+    solves = OPTIMIZERS[optimizer.name].solves or f.stop is not None
+    return Pace(f.steps or 1, solves, f.start, first)
 
 
 def _too_long(

@@ -23,6 +23,7 @@ class Pace:
     steps: int
     solves: bool
     start: str
+    warmup: int = 0
 
 
 class ConflictError(Exception):
@@ -45,7 +46,17 @@ def schedule(
     for cluster in _clusters(h, tops):
         body += _lower_blocks(h, cluster, paces, sweeps)
         body += [_move(p, paces[p], sweeps) for p in cluster]
-    return (Repeat(steps, tuple(body)),)
+    return (*_warmups(h, paces, sweeps), Repeat(steps, tuple(body)))
+
+
+def _warmups(
+    h: Hierarchy, paces: Mapping[str, Pace], sweeps: Mapping[str, tuple[Pull, ...]]
+) -> Iterator[Instruction]:
+    """Each level's warm-up in turn, from the lowest, with what is below it moving as always."""
+    for level in h.order:
+        if paces[level].warmup:
+            inner = _lower_blocks(h, [level], paces, sweeps)
+            yield Repeat(paces[level].warmup, (*inner, _move(level, paces[level], sweeps)))
 
 
 def _move(level: str, pace: Pace, sweeps: Mapping[str, tuple[Pull, ...]]) -> Instruction:
