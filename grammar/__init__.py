@@ -1,1 +1,1 @@
-
+"""The language: its grammar, the parser, the syntax tree, and the formatter."""

@@ -5,7 +5,8 @@ own. The span of an expression leaves out parentheses around it (`File.grouped` 
 span of what contains it does not. Nodes compare by identity; `plain` gives what is independent of
 places. Nothing here is checked: names, types and settings are the analyser's business.
 
-Without slots, `==` and own `repr`s: these 42 classes then take 9 ms to import instead of 20.
+The decorators leave out what is not needed, because every check of a program pays for it: making
+48 such classes takes 12 ms, and 20 with `==` and a `repr` for each.
 """
 
 from __future__ import annotations
