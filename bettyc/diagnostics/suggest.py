@@ -9,18 +9,19 @@ def closest(word: str, candidates: Iterable[str], n: int = 1) -> list[str]:
     """At most `n` of the candidates that `word` may be a typing error for, nearest first.
 
     Near is one edit per three letters (at least one), counted as in `distance` with case ignored;
-    of equally near ones the first letter decides, then the order of `candidates`. A word of one
-    letter is near nothing, and `word` itself is no suggestion.
+    of equally near ones case decides, then the first letter, then the order of `candidates`. A word
+    of one letter is near nothing, and `word` itself is no suggestion.
     """
     lower = word.lower()
     limit = max(1, len(word) // 3)
-    near: list[tuple[int, bool, int, str]] = []
+    near: list[tuple[int, int, bool, int, str]] = []
     for order, candidate in enumerate(dict.fromkeys(candidates)):
         if candidate == word or len(word) < 2 or abs(len(candidate) - len(word)) > limit:
             continue
         edits = distance(lower, candidate.lower())
         if edits <= limit and edits < max(len(word), len(candidate)):
-            near.append((edits, candidate[:1].lower() != lower[:1], order, candidate))
+            other = candidate[:1].lower() != lower[:1]
+            near.append((edits, distance(word, candidate), other, order, candidate))
     return [candidate for *_, candidate in sorted(near)[:n]]
 
 

@@ -229,11 +229,9 @@ def call(ctx: Context, node: ast.Call, scope: Scope) -> Meaning:
             if declared is None and name not in scope.unit.imports:
                 return _unknown_function(ctx, name, node, function.span, scope)
     elif isinstance(function, ast.Field):
-        base = (
-            formula.meaning(ctx, function.base, scope)
-            if isinstance(function.base, ast.Name)
-            else BAD
-        )
+        of = function.base
+        imported = isinstance(of, ast.Name) and of.id in scope.unit.imports
+        base = formula.meaning(ctx, of, scope) if imported else BAD
         if isinstance(base, Namespace):
             declared = base.unit.names.get(function.name.text)
             if isinstance(declared, ast.Def | ast.ExternFn):
@@ -267,29 +265,37 @@ def _visit(ctx: Context, node: ast.Call, scope: Scope) -> None:
 def _unknown_function(
     ctx: Context, name: str, node: ast.Call, span: Span, scope: Scope, unit: Unit | None = None
 ) -> Meaning:
-    where = unit or scope.unit
-    known = [n for n, d in where.names.items() if isinstance(d, ast.Def | ast.ExternFn)]
-    if unit is None:
-        known += FUNCTIONS
-        known += (
-            [n for n, m in scope.level.members.items() if isinstance(m, ast.Module)]
-            if scope.level
-            else []
-        )
+    known = _callables(scope, unit)
     suggestions = [
         Suggestion(f"did you mean `{n}`?", (Edit(span, n),), "maybe-incorrect")
-        for n in closest(name, tuple(known))
+        for n in closest(name, known)
     ]
-    suggestions.append(
-        Suggestion(
-            f'or declare it: `extern fn {name}(...) -> real from "module:{name}"`',
-            (),
-            "has-placeholders",
-        )
-    )
+    for level in scope.unit.levels.values() if unit is None else ():
+        if isinstance(level.members.get(name), ast.Module):
+            where = f"`{name}` is a network of level `{level.name}`"
+            write = f"`{level.name}.{name}` or `{level.name}*.{name}`"
+            edit = Edit(span, f"{level.name}.{name}")
+            suggestions.append(Suggestion(f"{where}: write {write}", (edit,), "maybe-incorrect"))
+    if not suggestions:
+        declared = f'`extern fn {name}(...) -> real from "module:{name}"`'
+        suggestions.append(Suggestion(f"declare it: {declared}", (), "has-placeholders"))
     ctx.report("MLO0208", span, scope, name=name, label="no such function", suggestions=suggestions)
     _visit(ctx, node, scope)
     return BAD
+
+
+def _callables(scope: Scope, unit: Unit | None) -> list[str]:
+    """What may be called by its name alone: networks and `let`s here, functions of the file or of
+    the imported `unit`, those of the language.
+    """
+    names = (unit or scope.unit).names
+    functions = [n for n, d in names.items() if isinstance(d, ast.Def | ast.ExternFn)]
+    if unit is not None:
+        return functions
+    level = scope.level if scope.where != "def" else None
+    members = level.members if level is not None else {}
+    own = [n for n, m in members.items() if isinstance(m, ast.Module | ast.Let)]
+    return [*scope.local, *own, *functions, *FUNCTIONS]
 
 
 def arguments(

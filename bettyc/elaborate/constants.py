@@ -21,13 +21,23 @@ class NotConstant(Exception):
     """The expression was diagnosed, or is not a compile-time value."""
 
 
+# Whole numbers stay below this many bits: an exponent may be a million.
+WIDEST = 1024
+
+
+def power(a: Any, b: Any) -> Any:
+    """`a^b`. Raises OverflowError, also for whole numbers that would be very long."""
+    if isinstance(a, int) and isinstance(b, int) and b > 0 and b * a.bit_length() > WIDEST:
+        raise OverflowError("the result is too large")
+    return a**b
+
+
 ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
     "*": lambda a, b: a * b,
     "/": lambda a, b: a / b,
-    "^": lambda a, b: a**b,
-    "**": lambda a, b: a**b,
+    "^": power,
 }
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "==": lambda a, b: a == b,

@@ -156,9 +156,16 @@ def _name(ctx: Context, node: ast.Name, scope: Scope) -> Meaning:
             label=f"call it: `{FUNCTIONS[name].signature}`",
         )
         return BAD
-    candidates = [*scope.local, *scope.unit.names, *(scope.level.members if scope.level else ())]
-    constants.unknown(ctx, node, scope, candidates)
+    constants.unknown(ctx, node, scope, _visible(scope))
     return BAD
+
+
+def _visible(scope: Scope) -> list[str]:
+    """The names that an expression may use, nearest first."""
+    level = scope.level if scope.where != "def" else None
+    task = level.node.task if level is not None else None
+    own = [*level.members, *([task.text] if task is not None else [])] if level is not None else []
+    return [*scope.local, *own, *scope.unit.names, *scope.unit.imports]
 
 
 def _member(ctx: Context, level: LevelDecl, member: Any, span: Span, scope: Scope) -> Meaning:
@@ -323,7 +330,7 @@ def _base(ctx: Context, node: ast.Expr, scope: Scope, starred: bool) -> Meaning:
     """
     if isinstance(node, ast.Name) and not _known(node.id, scope):
         levels = scope.unit.levels
-        near = closest(node.id, (*levels, *scope.unit.names, *scope.local))
+        near = closest(node.id, (*_visible(scope), *levels))
         if starred or (near and near[0] in levels):
             ctx.report(
                 "MLO0201",
@@ -331,11 +338,17 @@ def _base(ctx: Context, node: ast.Expr, scope: Scope, starred: bool) -> Meaning:
                 scope,
                 name=node.id,
                 label="no such level",
-                suggestions=_near(node.id, levels, node.span),
+                suggestions=_near(node.id, _levels(scope), node.span),
                 notes=[f"levels here: {', '.join(levels) or 'none'}"],
             )
             return BAD
     return meaning(ctx, node, scope)
+
+
+def _levels(scope: Scope) -> list[str]:
+    """What may stand before a star: levels, and replicas of one."""
+    replicas = [name for name, bound in scope.local.items() if isinstance(bound, Replica)]
+    return [*replicas, *scope.unit.levels]
 
 
 def _known(name: str, scope: Scope) -> bool:
@@ -523,6 +536,7 @@ def of_level(
         ctx.read(level, name, mode, span)
         return Net(level, name) if (level, name) in ctx.networks else BAD
     owned = [n for n, m in decl.members.items() if isinstance(m, ast.Var | ast.Module)]
+    near = [*owned, *([task.text] if replica and task is not None else [])]
     notes = [
         f"it declares {', '.join(f'`{n}`' for n in owned)}" if owned else "it declares no variables"
     ]
@@ -536,7 +550,7 @@ def of_level(
         name=name,
         label="no such variable",
         notes=notes,
-        suggestions=_near(name, owned, ident.span),
+        suggestions=_near(name, near, ident.span),
     )
     return BAD
 
