@@ -197,7 +197,15 @@ class Program:
         self.check().raise_if_errors()
         shapes = self._shapes(dict(data or {}), dict(externs or {}))
         plan = _planned(link(self.checked, shapes), make_plan, opt, device, seed)
-        return CompiledPlan(plan, dict(data or {}), dict(externs or {}), self.checked)
+        made: dict[str, Any] = {}
+        sources: dict[str, Any] = {}
+        if self.checked.options.mock is not None:
+            from bettyc.runtime.data.mock import mocked
+
+            made, sources = mocked(plan.model)
+        return CompiledPlan(
+            plan, {**made, **(data or {})}, {**sources, **(externs or {})}, self.checked
+        )
 
     def _shapes(self, data: dict[str, Any], externs: dict[str, Any]) -> Any:
         """Sizes of data in memory and of sources from Python, found by the runtime's own loader."""

@@ -1,6 +1,6 @@
 """The folder of a run: what was run, what came out, and from where it can go on.
 
-resolved.mlo            the program with all values from outside, formatted
+resolved.mlo            the program with all values from outside, formatted, paths for this folder
 plan.json               the plan
 metrics.jsonl           one line per update of the top level, or per `log = every(n)`
     metrics.csv             the same numbers, where `log = csv` asks for it
@@ -52,9 +52,11 @@ class Folder:
     def begin(self, plan: Plan) -> None:
         """Write what is run, and open the loggers that it asks for."""
         from bettyc.cli.loggers import loggers
+        from bettyc.relocate import relocate
 
         self.loggers = loggers(plan, self.path)
-        for name, text in (("resolved.mlo", plan.source), ("plan.json", plan.to_json() + "\n")):
+        source = relocate(plan.source, plan.folder, os.path.abspath(self.path))
+        for name, text in (("resolved.mlo", source), ("plan.json", plan.to_json() + "\n")):
             with open(self.file(name), "x", encoding="utf-8", newline="") as file:
                 file.write(text)
 

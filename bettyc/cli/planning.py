@@ -40,9 +40,4 @@ def planned(
 
 def start(compiled: CompiledPlan, s: Settings, **options: Any) -> Run:
     """A run on the plan's data, or on made-up data under `--mock`. Raises InputError."""
-    if s.options.mock is not None:
-        from bettyc.runtime.data.mock import mocked
-
-        data, externs = mocked(compiled.plan.model)
-        options |= {"data": data, "externs": externs}
     return compiled.start(include=s.options.include, **options)

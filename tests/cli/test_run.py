@@ -307,3 +307,12 @@ def test_progress_is_shown_on_a_terminal(bettyc: Bettyc, data: Path) -> None:
     assert b"loss" in shown
     assert b"\x1b" not in out
     assert out.startswith(b"program  good\n")
+
+
+def test_the_resolved_program_runs_from_the_folder_of_the_run(bettyc: Bettyc, data: Path) -> None:
+    assert bettyc("run", "good.mlo", "-o", "out", "--set", "run.steps=2").code == 0
+    assert bettyc("run", "out/resolved.mlo", "-o", "again").code == 0
+
+    first, second = (load_file(data / f / "variables.safetensors") for f in ("out", "again"))
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert 'npz("../train.npz")' in (data / "out" / "resolved.mlo").read_text()
