@@ -134,8 +134,8 @@ class _Assembler:
             stage.owned = owners[name]
         feed = self._feed("", None, leaves(self.linked.graph, nodes))
         return Assembly(
-            self.linked, self.state, self.sources, self.draws, self.tasks, stages, metrics, feed, owners,
-            averages,
+            self.linked, self.state, self.sources, self.draws, self.tasks, stages, metrics,
+            feed, owners, averages,
         )  # fmt: skip
 
     def _stage(self, level: Level, formula: Formula, feed: Feed) -> Stage:
@@ -149,7 +149,7 @@ class _Assembler:
             plan.optimizer, plan.schedule, formulas, updates(self.plan.program, level.name)
         )
         recording = {
-            l.name for l in self.plan.levels if STRATEGIES[l.strategy.name].needs == "trajectory"
+            p.name for p in self.plan.levels if STRATEGIES[p.strategy.name].needs == "trajectory"
         }
         task = self.tasks.get(level.name)
         return Stage(

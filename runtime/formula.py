@@ -132,7 +132,7 @@ def build(
     namespace = {**GLOBALS, **writer.globals}
     filename = f"<bettyc {linked.plan.model.name}.{name}{'' if train else ' evaluated'}>"
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
-    exec(compile(text, filename, "exec"), namespace)  # noqa: S102 - the text is ours, from the plan's graph
+    exec(compile(text, filename, "exec"), namespace)  # the text is ours, from the plan's graph
     return Formula(
         level,
         reads,

@@ -347,7 +347,7 @@ class Run:
         return checkpoint.save(self, Path(path))
 
     def load(self, path: str | Path) -> None:
-        """Continue from a checkpoint. Raises InputError (MLO0803, MLO0506) where it does not fit."""
+        """Continue from a checkpoint. Raises InputError (MLO0803, MLO0506) if it does not fit."""
         checkpoint.load(self, Path(path))
 
 

@@ -55,7 +55,7 @@ class State:
 
 
 def fresh(linked: Linked, level: Level, seed: int, start: int, replicas: int | None) -> Fresh:
-    """Initial values of a level. start: how often it has begun before; each beginning draws anew."""
+    """Initial values of a level. start: how often it has begun; each beginning draws anew."""
     rows = [_fresh(linked, level, seed, start, r) for r in range(replicas or 1)]
     if replicas is None:
         return rows[0]

@@ -54,7 +54,7 @@ class Variables:
         return {name: value.detach().clone() for name, value in pairs}
 
     def assign(self, **values: Tensor) -> None:
-        """Give variables new values (natural units). Raises ValueError for a wrong shape or name."""
+        """Give variables new values (natural units). Raises ValueError for a wrong one."""
         self._stage.assign(values)
 
     def _network(self, name: str) -> nn.Module | None:

@@ -16,7 +16,7 @@ from bettyc.runtime.stage import Stage
 
 
 def watch(stages: Iterable[Stage], step: int) -> None:
-    """Raise DivergedError for the first level, from the lowest, that has left the finite numbers."""
+    """Raise DivergedError for the lowest level that has left the finite numbers."""
     stages = list(stages)
     if not stages:
         return

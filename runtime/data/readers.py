@@ -2,8 +2,8 @@
 
     npz("f.npz")                     arrays named like the declared fields
     npy("f.npy")                     one array
-    csv("f.csv", target = "price")   `y` is the target, `x` all other columns; other fields by their name
-    sklearn("digits")                bundled with scikit-learn: breast_cancer, diabetes, digits, iris, wine
+    csv("f.csv", target = "price")   `y` is the target, `x` all other columns, other fields by name
+    sklearn("digits")                of scikit-learn: breast_cancer, diabetes, digits, iris, wine
 
 `standardize = true` brings every column of `x` to mean 0 and standard deviation 1 over all rows;
 `standardize = train` takes mean and deviation from one part of the split. A declared field `clean

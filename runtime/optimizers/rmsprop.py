@@ -1,7 +1,7 @@
 r"""RMSprop, with the optional centring and momentum that torch has.
 
     v = a v + (1 - a) g^2,  and with centring  v - mean^2
-    theta -= lr * g / (sqrt(v) + eps)          or, with momentum,  m = mu m + g / (...), theta -= lr m
+    theta -= lr * g / (sqrt(v) + eps)   or, with momentum,  m = mu m + g / (...), theta -= lr m
 
 Hinton, lecture 6 of "Neural Networks for Machine Learning", 2012; centring: Graves,
 arXiv:1308.0850.

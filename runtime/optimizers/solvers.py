@@ -3,9 +3,9 @@ r"""Optimizers that run until they have converged: exact, newton, lbfgs.
 All work on one flat tensor, theta of shape (size,), and stop when the Euclidean norm of the
 gradient is at most `tol`, or when rounding leaves nothing to gain.
 
-    exact    theta -= H^-1 g, twice: the second time removes what rounding left; for quadratic objectives
-    newton   theta -= t (H + damping I)^-1 g, t halved until the objective falls (Armijo); a Hessian that
-             is not positive definite is shifted until it is
+    exact    theta -= H^-1 g, twice, to remove what rounding left; for quadratic objectives
+    newton   theta -= t (H + damping I)^-1 g, t halved until the objective falls (Armijo); a
+             Hessian that is not positive definite is shifted until it is
     lbfgs    torch.optim.LBFGS with strong-Wolfe line search (Nocedal and Wright, chapter 7)
 
 Beyond DENSE variables, exact and newton solve their systems by conjugate gradient.

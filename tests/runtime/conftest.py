@@ -1,4 +1,4 @@
-"""Makes `tests/problems.py` and `toys.py` importable, and keeps the small problems on one thread."""
+"""Makes `tests/problems.py` and `toys.py` importable, and keeps them on one thread."""
 
 import sys
 from pathlib import Path

@@ -40,7 +40,8 @@ def test_the_order_of_moments():
     inner = [f"{what} fit {k}" for k in range(3) for what in ("gradient", "update")]
 
     assert log.seen == [
-        "start fit 0", *inner, "start tune 0", "hypergradient tune 1", "gradient tune 0", "update tune 0", "step 0",
+        "start fit 0", *inner, "start tune 0", "hypergradient tune 1", "gradient tune 0",
+        "update tune 0", "step 0",
     ]  # fmt: skip
     run.step()
     assert "start fit 1" in log.seen

@@ -1,4 +1,4 @@
-"""Networks from Python: torch's own training bit for bit, and nothing that a derivative leaves behind."""
+"""Networks from Python: torch's own bits, and nothing that a derivative leaves behind."""
 
 from __future__ import annotations
 
@@ -293,7 +293,8 @@ def test_tasks_change_with_the_level_above():
 
 def test_truncation_cuts_the_start_off():
     """Nothing but the copied start depends on meta, and its updates are forgotten."""
-    settings = "optimizer = sgd(lr = 0.05)  steps = 3  start = copy(meta.w)  hypergrad = unroll(truncate = 2)"
+    settings = "optimizer = sgd(lr = 0.05)  steps = 3  start = copy(meta.w)"
+    settings += "  hypergrad = unroll(truncate = 2)"
     text = TASKS.replace("SETTINGS", settings).replace(
         " + sumsq(w - meta.w)", " + 0 * sumsq(w - meta.w)"
     )

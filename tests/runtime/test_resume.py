@@ -1,4 +1,4 @@
-"""A run that is stopped and resumed has the bits of one that is not: between periods, inside them, and after a kill."""
+"""A run that is stopped or killed, and resumed, has the bits of one that is not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ split all into train = 0.6, val = 0.4 with (seed = 0)
 level fit {
   var W : real[d, C] = gaussian(std = 0.1)
   draw b from train(batch = 8, shuffle = true)
-  minimize mean(sigmoid(tune.score[b.index]) * dropout(xent(b.x @ W, b.y), p = 0.2)) + 0.01 * sumsq(W)
+  let loss = dropout(xent(b.x @ W, b.y), p = 0.2)
+  minimize mean(sigmoid(tune.score[b.index]) * loss) + 0.01 * sumsq(W)
   SETTINGS
 }
 level tune {
@@ -38,11 +39,15 @@ level tune {
 run { steps = 6 }
 """
 VARIANTS = {
-    "sgd, cg": "optimizer = sgd(lr = 0.5, momentum = 0.9)  steps = 5  hypergrad = cg(iters = 3, damping = 0.1, warm = true)",
+    "sgd, cg": "optimizer = sgd(lr = 0.5, momentum = 0.9)  steps = 5 "
+    " hypergrad = cg(iters = 3, damping = 0.1, warm = true)",
     "adam, unroll, warm": "optimizer = adam(lr = 0.1)  steps = 5  hypergrad = unroll",
-    "rmsprop, truncated": "optimizer = rmsprop(lr = 0.1, momentum = 0.5)  steps = 5  hypergrad = unroll(truncate = 2)",
-    "accumulate, reset": "optimizer = adam(lr = 0.1)  steps = 3  accumulate = 3  start = reset  hypergrad = unroll",
-    "schedule": "optimizer = sgd(lr = 0.5)  steps = 4  lr_schedule = cosine  clip = 0.1  hypergrad = finite_diff(eps = 0.01)",
+    "rmsprop, truncated": "optimizer = rmsprop(lr = 0.1, momentum = 0.5)  steps = 5 "
+    " hypergrad = unroll(truncate = 2)",
+    "accumulate, reset": "optimizer = adam(lr = 0.1)  steps = 3  accumulate = 3 "
+    " start = reset  hypergrad = unroll",
+    "schedule": "optimizer = sgd(lr = 0.5)  steps = 4  lr_schedule = cosine "
+    " clip = 0.1  hypergrad = finite_diff(eps = 0.01)",
 }
 
 

@@ -89,8 +89,8 @@ def test_metrics_come_when_asked_for():
 
 
 def test_early_stopping():
-    run = start(NOISY, {"all": classification()},
-                set={"run.stop": "early(acc, patience = 1, mode = max, min_delta = 2.0)"})  # fmt: skip
+    stop = "early(acc, patience = 1, mode = max, min_delta = 2.0)"
+    run = start(NOISY, {"all": classification()}, set={"run.stop": stop})
     outputs = list(run)
 
     # the first look is an improvement on nothing, the second is none

@@ -31,8 +31,9 @@ run { steps = 4  precision = fp64 }
 
 
 def start(text: str, data: Any = None, externs: Any = None, **options: Any) -> Run:
-    """A run of a program given as text; MloError where it has errors. opt = 0 is plain autograd, which
-    has torch's bits.
+    """A run of a program given as text; MloError where it has errors.
+
+    opt = 0 is plain autograd, which has torch's bits.
     """
     changes = options.pop("set", None) or {}
     program = _checked(text, tuple(changes.items()))

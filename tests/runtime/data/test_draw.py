@@ -1,4 +1,4 @@
-"""Batches: every row once an epoch, the same order for the same seed, indices that name the rows."""
+"""Batches: every row once an epoch, one order for one seed, indices that name the rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Python callers may hand over: containers, data sets, loaders, tasks; and what is said when it is wrong."""
+"""What Python callers may hand over, and what is said when it is wrong."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class Raising(Items):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_data_set_that_raises_is_named(workers):
-    with pytest.raises(CallbackError, match="`all` raised RuntimeError.*disk on fire"):
+    with pytest.raises(CallbackError, match=r"`all` raised RuntimeError.*disk on fire"):
         start(STREAM, {"all": DataLoader(Raising(), batch_size=4, num_workers=workers)}).to_end()
     if not workers:
         with pytest.raises(CallbackError, match="disk on fire"):

@@ -1,4 +1,4 @@
-"""Built-in sources: what headers tell, what values come out, and what is said when they do not fit."""
+"""Built-in sources: headers, values, and what is said when they do not fit."""
 
 from __future__ import annotations
 
@@ -206,7 +206,8 @@ def test_sizes_need_neither_torch_nor_numpy(tmp_path):
         "from bettyc.model import Call\n"
         "from bettyc.types import Record, Tensor, symbol\n"
         "declared = Record((('x', Tensor('real', (symbol('n'), symbol('d')))),))\n"
-        f"type_, wrong = sources.sizes(Call('npz', ('f.npz',)), declared, {str(tmp_path)!r}, None)\n"
+        "source = Call('npz', ('f.npz',))\n"
+        f"type_, wrong = sources.sizes(source, declared, {str(tmp_path)!r}, None)\n"
         "assert str(type_) == '{ x: real[2, 3] }', type_\n"
         "assert not {'torch', 'numpy'} & set(sys.modules)\n"
     )
