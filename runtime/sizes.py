@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bettyc import types
-from bettyc.model import DataSet, Model
+from bettyc.model import Call, DataSet, Model
 from bettyc.runtime import externs
 from bettyc.runtime.data.load import Loader
 from bettyc.runtime.data.rows import Part, Stream, Table, Tasks
@@ -40,7 +40,8 @@ def shapes_of(
         if d.name not in data
     }
     sizes = {name: size for name, size in model.dims if size is not None}
-    small = replace(model, data=tuple(wanted), splits=(), draws=())
+    # sizes do not depend on splits, nor on what is done with the values
+    small = replace(model, data=tuple(map(_unprepared, wanted)), splits=(), draws=())
     loader = Loader(
         small, folder, given={k: v for k, v in data.items() if k in {d.name for d in wanted}},
         objects=objects, sizes=sizes, device=torch.device("cpu"), dtype=torch.float64,
@@ -51,6 +52,12 @@ def shapes_of(
         if type_ is not None:
             found[dataset.name] = type_
     return found
+
+
+def _unprepared(data: DataSet) -> DataSet:
+    source = data.source
+    kept = tuple((k, v) for k, v in source.named if k != "standardize")
+    return replace(data, source=Call(source.name, source.positional, kept))
 
 
 def _type(data: DataSet, source: Any) -> types.Type | None:

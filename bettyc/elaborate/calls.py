@@ -503,6 +503,16 @@ def _extern(
     ):
         found = formula.meaning(ctx, arg.value, scope)
         if isinstance(found, Net):
+            if ctx.networks[found.level, found.name].extern is None:
+                ctx.report(
+                    "MLO0404",
+                    arg.span,
+                    scope,
+                    expected="a network from Python (`extern module`)",
+                    found=f"the built-in network `{found.name}`",
+                )
+                fine = False
+                continue
             operands.append(networks.leaf(ctx, found))
             continue
         operand = formula.as_tensor(ctx, found, arg.span, scope)

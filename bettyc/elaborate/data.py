@@ -20,14 +20,11 @@ READERS = {
     "npz": ("path", "standardize"),
     "npy": ("path", "standardize"),
     "csv": ("path", "target", "delimiter", "standardize"),
-    "parquet": ("path", "target", "standardize"),
-    "safetensors": ("path", "standardize"),
-    "images": ("path",),
     "sklearn": ("name", "standardize"),
     "memory": (),
 }
 SPLIT_OPTIONS = ("seed", "shuffle", "stratify", "corrupt")
-DRAW_OPTIONS = ("batch", "shuffle", "drop_last", "replace", "weights", "workers")
+DRAW_OPTIONS = ("batch", "shuffle", "drop_last", "replace", "weights")
 
 
 def declare_data(ctx: Context, node: ast.Data, scope: Scope) -> None:
@@ -169,7 +166,8 @@ def _owned(ctx: Context, node: ast.Field, scope: Scope) -> None:
     """A level's variable as the argument of a source must exist."""
     assert isinstance(node.base, ast.Name)
     decl = scope.unit.levels[node.base.id]
-    if not isinstance(decl.members.get(node.name.text), ast.Var | ast.Module):
+    member = decl.members.get(node.name.text)
+    if not isinstance(member, ast.Var | ast.Module):
         ctx.report(
             "MLO0203",
             node.name.span,
@@ -183,6 +181,24 @@ def _owned(ctx: Context, node: ast.Field, scope: Scope) -> None:
             ],
         )
         raise NotConstant
+    if isinstance(member, ast.Module) and _built_in(member, scope):
+        ctx.report(
+            "MLO0404",
+            node.span,
+            scope,
+            expected="a network from Python (`extern module`)",
+            found=f"the built-in network `{node.name.text}`",
+        )
+        raise NotConstant
+
+
+def _built_in(node: ast.Module, scope: Scope) -> bool:
+    """Is it `mlp(...)` or the like? Those are formulas, which Python code cannot call."""
+    call = node.value
+    name = call.function if isinstance(call, ast.Call) else call
+    return isinstance(name, ast.Name) and not isinstance(
+        scope.unit.names.get(name.id), ast.ExternModule
+    )
 
 
 def declare_split(ctx: Context, node: ast.Split, scope: Scope) -> None:

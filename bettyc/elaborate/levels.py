@@ -153,7 +153,11 @@ def _unknown_initial(ctx: Context, name: str, span: Span, scope: Scope) -> None:
 
 
 def _initial_call(ctx: Context, call: Call, node: ast.Expr, scope: Scope) -> Call:
-    row = INITIAL[call.name]
+    row = INITIAL.get(call.name)
+    if row is None:
+        known = "a number or an initial value"
+        ctx.report("MLO0404", node.span, scope, expected=known, found="something else")
+        raise NotConstant
     names = [p.name for p in row.parameters]
     given = dict(zip(names, call.positional, strict=False))
     spans = constants.spans(node)

@@ -105,6 +105,8 @@ def _cannot_solve(f: Facts, name: str) -> str | None:
         return "every step sees another batch"
     if any(v.domain is not None and v.domain.name in ("ball", "box") for v in f.level.variables):
         return "its domain is a projection"
+    if any(v.domain is not None for v in f.level.variables) and name in ("exact", "newton"):
+        return "a variable has a domain, so its objective is another function of what is solved for"
     if name == "exact" and (not f.quadratic or f.opaque):
         return f"its objective is {f.curvature}, not quadratic"
     if name == "exact" and f.curvature.kind != "quadratic":
@@ -182,8 +184,15 @@ def _candidates(
         },
     )
     yield (
+        "minres",
+        None if solved and not f.noisy else "it is not solved, so its curvature may be indefinite",
+        "solved, and not known to be convex: minimal residuals need no definite Hessian",
+        {"tol": SOLVER_TOL.get(f.precision, LOOSE_TOL)},
+    )
+    steps = not OPTIMIZERS[optimizer.name].solves and optimizer.get("lr") is not None
+    yield (
         "finite_diff",
-        None if optimizer.get("lr") is not None else "needs the lower learning rate",
+        None if steps else "its optimizer takes no steps with a learning rate",
         "no assumption on the curvature, two gradients",
         {},
     )
