@@ -265,7 +265,7 @@ def _sampling(level: Level, flow: Flow) -> Diagnostic | None:
                     Label(level.objective_span, "the objective feels it only through the sample")
                 ],
                 notes=[
-                    "draw with reparametrised noise inside the objective, or read the value directly"
+                    "draw reparametrised noise inside the objective, or read the value directly"
                 ],
             )
     return None
