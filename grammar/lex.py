@@ -90,7 +90,7 @@ def docs(text: str, tokens: list[Token], comments: list[Comment]) -> dict[int, s
     below, documented = -1, -1  # of the comment before: its start, and the token it is about
     for span, comment in reversed(comments):
         token = tokens[bisect_left(starts, span.end)]
-        if not (below >= 0 and below < token.start and _BELOW.fullmatch(text, span.end, below)):
+        if not (below >= 0 and _BELOW.fullmatch(text, span.end, below)):
             adjacent = token.kind != END and _BELOW.fullmatch(text, span.end, token.start)
             documented = token.start if adjacent else -1
         below = span.start if own_line(text, span.start) else -1

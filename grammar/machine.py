@@ -112,11 +112,12 @@ class Machine:
             if rule.helper:
                 value = _gather(rule, below)
             else:
-                depth += 1
-                if depth > DEEPEST:
-                    raise TooDeep(start, end)
                 last = self.ends[-2] if rule.ended else end
                 value = self._actions[number](_children(rule, below), start, last)
+                # Statements have a `doc`; they nest no deeper than the grammar says.
+                depth = 0 if hasattr(value, "doc") else depth + 1
+                if depth > DEEPEST:
+                    raise TooDeep(start, end)
             for stack in (states, values, self.starts, self.ends, self.depths):
                 del stack[-size:]
         states.append(self.tables.gotos[states[-1]][rule.origin])

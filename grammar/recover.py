@@ -21,7 +21,7 @@ from bettyc.grammar.lex import BAD, END, Token
 from bettyc.grammar.machine import DEEPEST, Machine, TooDeep
 from bettyc.grammar.mistake import Repair
 from bettyc.grammar.mistakes import find
-from bettyc.grammar.place import CLOSING, ITEMS, OPERAND_ENDS, STATEMENTS, Block, Place, is_word
+from bettyc.grammar.place import CLOSING, ITEMS, OPERAND_ENDS, STATEMENTS, Block, Place
 from bettyc.grammar.tables import tables
 
 # Beyond so many errors, reported or not, the rest of the text is left unread.
@@ -113,6 +113,9 @@ class _Recovery:
         """The place of an error at index `at`. A keyword that was read as the name of a setting or
         a field, because it cannot stand there, is a keyword again.
         """
+        last = self.machine.values[-1]
+        if isinstance(last, Token) and last.kind == "RBRACE":
+            self.machine.settle("LEVEL")  # the block is whole, and no longer around
         place = Place(self.source, self.tokens, at, self.machine)
         before = place.previous
         kind = tables().words.get(before.text)
@@ -159,7 +162,7 @@ class _Recovery:
         block, depth = self._cut(place)
         tokens, at = place.tokens, place.at
         kind = tokens[at].kind
-        if kind != END and not (self.machine.accepts(kind) or self._can_be_name(tokens[at])):
+        if kind != END and not self.machine.accepts(kind):
             depth = max(0, depth + (kind in CLOSING) - (kind in CLOSING.values()))
             at += 1
         while tokens[at].kind != END:
@@ -192,9 +195,6 @@ class _Recovery:
             return True
         # Any word that starts a line and cannot go on with the line before.
         return depth == 0 and before.kind in _ENDS and (outside or block.kind != "file")
-
-    def _can_be_name(self, token: Token) -> bool:
-        return is_word(token) and self.machine.accepts("NAME")
 
     def _cut(self, place: Place) -> tuple[Block, int]:
         """Take the unfinished statement off the stack, but finish it where it could end here.

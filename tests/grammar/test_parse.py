@@ -489,13 +489,14 @@ def test_spaces_and_comments_take_linear_time() -> None:
 
 
 def test_the_deepest_tree_can_be_walked_recursively() -> None:
-    terms = DEEPEST - 4  # the file, the metric, and the number at the bottom
-    file = read("metric m = " + "1 + " * terms + "1")
+    terms = DEEPEST - 1  # and the number at the bottom
+    file = read("level l { metric m = " + "1 + " * terms + "1 }")
+    deeper = parse("level l { metric m = " + "1 + " * (terms + 1) + "1 } dim n", "")
 
     assert ast.plain(file)
-    assert [d.code for d in parse("metric m = " + "1 + " * DEEPEST + "1", "").diagnostics] == [
-        "MLO0111"
-    ]
+    assert [d.code for d in deeper.diagnostics] == ["MLO0111"]
+    assert deeper.file is not None
+    assert len(deeper.file.items) == 2
 
 
 def test_expressions_have_diagnostics_too() -> None:

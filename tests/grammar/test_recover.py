@@ -221,6 +221,18 @@ def test_diagnostics_are_in_order_and_bounded() -> None:
     assert 100 <= len(lines) <= 200
 
 
+def test_a_statement_that_belongs_elsewhere_costs_only_itself() -> None:
+    text = "level a {\n  steps = 3\n  dim n\n  minimize y\n}\nlet x = 3\ndim n $\nmetric m = 1"
+    file = parse(text, "").file
+    assert file is not None
+
+    assert [row[:3] for row in found(text)] == [
+        (3, 3, "MLO0100"), (6, 1, "MLO0100"), (7, 7, "MLO0101")
+    ]  # fmt: skip
+    assert [type(item).__name__ for item in file.items] == ["Level", "Dim", "Metric"]
+    assert len(list(ast.children(file.items[0]))) == 3
+
+
 def test_levels_after_an_error_are_still_there() -> None:
     text = "level a {\n  minimize (x\n}\n\nlevel b {\n  minimize }\n\nlevel c { minimize z }"
     file = parse(text, "").file
