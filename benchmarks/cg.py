@@ -1,10 +1,10 @@
-"""Conjugate gradient on a logistic Hessian X^T D X / n + mu I, side by side: milliseconds per iteration.
+"""Conjugate gradient on a logistic Hessian X^T D X / n + mu I, side by side, per iteration.
 
     python benchmarks/cg.py [--sizes 1000x100,10000x1000,10000x10000] [--rounds 7] [--tol 1e-6]
 
-float32, all solvers to the same tolerance, one after the other in every round, medians over the rounds.
-Every answer is first checked against a float64 one. A library that is not installed is named. Peers that
-take a product get the analytic one in torch; scipy gets the same in numpy.
+float32, all solvers to the same tolerance, one after the other in every round, medians over the
+rounds. Every answer is first checked against a float64 one. A library that is not installed is
+named. Peers that take a product get the analytic one in torch; scipy gets the same in numpy.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Problem:
 
 
 def make(n: int, d: int, tol: float) -> Problem:
-    """Columns with scales from 1 down to 0.03, as features have, so that CG takes some tens of steps."""
+    """Columns of scales from 1 down to 0.03, as features have, so that CG takes tens of steps."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(n, d, generator=generator) * torch.logspace(0, -1.5, d)
     theta = torch.randn(d, generator=generator) / d**0.5
@@ -90,7 +90,7 @@ def lean(problem: Problem, product: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def double_backward(problem: Problem) -> Solver:
-    """What a library without formulas does: the gradient's graph is kept and differentiated again."""
+    """What a library without formulas does: the gradient's graph is differentiated again."""
 
     def solve() -> Tensor:
         theta = problem.theta.clone().requires_grad_()
@@ -231,7 +231,8 @@ def main() -> None:
     parser.add_argument("--tol", type=float, default=1e-6)
     options = parser.parse_args()
     way = dispatch.choose("cg_update", torch.device("cpu"), torch.float32)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, bettyc: {way.way} ({way.why})")
+    threads = torch.get_num_threads()
+    print(f"torch {torch.__version__}, {threads} threads, bettyc: {way.way} ({way.why})")
     for size in options.sizes.split(","):
         n, d = map(int, size.split("x"))
         problem = make(n, d, options.tol)
@@ -241,12 +242,18 @@ def main() -> None:
         print(f"\nn = {n}, d = {d}, {iterations(problem)} iterations, ms per iteration")
         print(f"  {'':26s} {'median':>9s} {'/ bettyc':>9s} {'minimum':>9s} {'/ bettyc':>9s}")
         for name in medians:
-            columns = (f"{1e3 * t[name]:9.4f} {t[name] / t['bettyc']:9.2f}" for t in (medians, minima))
+            columns = (
+                f"{1e3 * t[name]:9.4f} {t[name] / t['bettyc']:9.2f}" for t in (medians, minima)
+            )
             print(f"  {name:26s} {' '.join(columns)}")
         for title, seconds in (("medians", medians), ("minima", minima)):
             best = min(v for k, v in seconds.items() if not k.startswith(("bettyc", "scipy")))
             print(f"  {title}: best torch CG / bettyc {best / seconds['bettyc']:.2f}", end="")
-            print(f", scipy / bettyc {seconds['scipy'] / seconds['bettyc']:.2f}" if "scipy" in seconds else "")
+            print(
+                f", scipy / bettyc {seconds['scipy'] / seconds['bettyc']:.2f}"
+                if "scipy" in seconds
+                else ""
+            )
         if missing:
             print(f"  not installed: {', '.join(missing)}")
 

@@ -1,13 +1,14 @@
 """Check and time the GPU kernels in one call; the table comes last.
 
     python benchmarks/gpu.py                 on a GPU
-    python benchmarks/gpu.py --interpret     at small sizes in Triton's interpreter, without a GPU: shows
-                                             that the script runs; its times say nothing
+    python benchmarks/gpu.py --interpret     at small sizes in Triton's interpreter, without a GPU:
+                                             shows that the script runs; its times say nothing
 
-Every operation is first compared with its torch reference in float64; a wrong one is not timed. GB/s are
-the bytes of the operation's docstring over the median time; `of copy` is that over the speed of a copy
-of 1 GiB measured in the same run. Rivals: the reference in eager torch, the same under torch.compile, and
-for whole solves the textbook loop in torch, linear_operator (GPyTorch) and CoLA where installed.
+Every operation is first compared with its torch reference in float64; a wrong one is not timed.
+GB/s are the bytes of the operation's docstring over the median time; `of copy` is that over the
+speed of a copy of 1 GiB measured in the same run. Rivals: the reference in eager torch, the same
+under torch.compile, and for whole solves the textbook loop in torch, linear_operator (GPyTorch) and
+CoLA where installed.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Bench:
-    """One row: the kernel, the bytes that it has to move (0: compare times only), and its rivals."""
+    """One row: the kernel, the bytes it has to move (0: compare times only), and its rivals."""
 
     name: str
     bytes: int
@@ -167,8 +168,8 @@ def optimizers(setting: Setting, a: Tensor, grad: Tensor) -> Bench:
 
 
 def update(setting: Setting, x: Tensor, r: Tensor) -> Bench:
-    """A CG step with the product of a diagonal matrix, against the lines of the textbook. The spectrum is
-    wide, so that no number of steps ends the solve.
+    """A CG step with the product of a diagonal matrix, against the lines of the textbook. The
+    spectrum is wide, so that no number of steps ends the solve.
     """
     h = torch.logspace(0, 6, len(x), device=x.device)
     goal = torch.zeros((), dtype=torch.float64, device=x.device)
@@ -280,7 +281,7 @@ def solves(setting: Setting) -> list[Bench]:
 
 
 def small(setting: Setting, d: int) -> list[Bench]:
-    """A batch of dense systems, 20 steps: in one launch, and with one launch per step and product."""
+    """A batch of dense systems, 20 steps: in one launch, and with one per step and product."""
     m, steps = setting.systems, 20
     q, _ = torch.linalg.qr(torch.randn(m, d, d, device=setting.device))
     a = (q @ (torch.linspace(1, 10, d, device=setting.device)[:, None] * q.mT)).contiguous()
@@ -296,8 +297,15 @@ def small(setting: Setting, d: int) -> list[Bench]:
     one = a[:1].contiguous(), b[:1].contiguous()
     alone = {"eager": lambda: eager_cg(lambda p: p @ a[0], b[:1], steps)}
     return [
-        Bench(f"cg_small {m} x {d}", 0, lambda: cg_small.cg_small(a, b, tol=0.0, max_iters=steps), eager),
-        Bench(f"cg_small 1 x {d}", 0, lambda: cg_small.cg_small(*one, tol=0.0, max_iters=steps), alone),
+        Bench(
+            f"cg_small {m} x {d}",
+            0,
+            lambda: cg_small.cg_small(a, b, tol=0.0, max_iters=steps),
+            eager,
+        ),
+        Bench(
+            f"cg_small 1 x {d}", 0, lambda: cg_small.cg_small(*one, tol=0.0, max_iters=steps), alone
+        ),
         Bench(
             f"cg_batched {m} x {d}",
             0,
@@ -352,8 +360,9 @@ def main() -> None:
             for bench in group(setting):
                 lines.append(row(bench, setting, copy))
                 print(lines[-1], flush=True)
-    print(f"\n{time.strftime('%Y-%m-%d')}, {where}, torch {torch.__version__}, copy {copy / 1e9:.0f} GB/s")
-    print(f"{'':44s} {'us':>9s} {'GB/s':>6s} {'of copy':>8s}  slower: the rivals, in times of the kernel")
+    date = time.strftime("%Y-%m-%d")
+    print(f"\n{date}, {where}, torch {torch.__version__}, copy {copy / 1e9:.0f} GB/s")
+    print(f"{'':44s} {'us':>9s} {'GB/s':>6s} {'of copy':>8s}  rivals, in times of the kernel")
     print("\n".join(lines))
 
 

@@ -2,11 +2,11 @@
 
     python -m bettyc.kernels.aot           compile what has changed and rewrite aot_table.json
 
-Each case calls a launcher on small CPU tensors inside `jit.record()` and compiles what it would have
-launched, with the block sizes, types and alignments it would have had. A row's key is a hash of the
-kernel's source, these, and Triton's version; rows whose key has not changed are kept.
-NVIDIA: registers per thread, bytes of stack (spills live there), bytes of shared memory. AMD: vector
-registers per lane, spilled vector registers, bytes of local memory.
+Each case calls a launcher on small CPU tensors inside `jit.record()` and compiles what it would
+have launched, with the block sizes, types and alignments it would have had. A row's key is a hash
+of the kernel's source, these, and Triton's version; rows whose key has not changed are kept.
+NVIDIA: registers per thread, bytes of stack (spills live there), bytes of shared memory. AMD:
+vector registers per lane, spilled vector registers, bytes of local memory.
 """
 
 from __future__ import annotations
@@ -154,7 +154,14 @@ def key(launch: jit.Launch) -> str:
 
     made, options = source(launch)
     # not Triton's own cache key, which moves with the line number
-    parts = (_texts(made.fn), made.signature, made.constants, made.attrs, options, triton.__version__)
+    parts = (
+        _texts(made.fn),
+        made.signature,
+        made.constants,
+        made.attrs,
+        options,
+        triton.__version__,
+    )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -168,8 +175,8 @@ def _texts(function: Any) -> list[str]:
 
 
 def measure(launch: jit.Launch, target: str) -> dict[str, int]:
-    """Compile for a target; registers, spills and shared memory. Raises RuntimeError where the tools for
-    it are missing.
+    """Compile for a target; registers, spills and shared memory. Raises RuntimeError where the
+    tools for it are missing.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -211,8 +218,8 @@ def _number(pattern: str, text: str) -> int:
 
 
 def read() -> dict[str, Any]:
-    """The committed table: {"triton": version, "launches": {name: {"key": ..., target: {"registers",
-    "spills", "shared"}}}}.
+    """The committed table: {"triton": version, "launches": {name: {"key": ..., target:
+    {"registers", "spills", "shared"}}}}.
     """
     table: dict[str, Any] = {"triton": "", "launches": {}}
     return json.loads(TABLE.read_text()) if TABLE.exists() else table
@@ -231,7 +238,9 @@ def write() -> int:
         compiled += 1
         new[name] = {"key": found} | {target: measure(launch, target) for target in TARGETS}
         print(name, {target: tuple(new[name][target].values()) for target in TARGETS}, flush=True)
-    rows = ",\n".join(f"    {json.dumps(name)}: {json.dumps(row)}" for name, row in sorted(new.items()))
+    rows = ",\n".join(
+        f"    {json.dumps(name)}: {json.dumps(row)}" for name, row in sorted(new.items())
+    )
     version = json.dumps(triton.__version__)
     TABLE.write_text(f'{{\n  "triton": {version},\n  "launches": {{\n{rows}\n  }}\n}}\n')
     return compiled

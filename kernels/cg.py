@@ -11,7 +11,8 @@ ahead, looks at a copy of the stop code every CHECK steps.
 What cannot happen is 0/0: a zero right-hand side gives x = 0 without a product, and a step with a
 residual of zero, or with p.Hp not above rounding, is not taken.
 
-Hestenes and Stiefel 1952; Saad, Iterative Methods for Sparse Linear Systems, section 6.7.3 (Ritz values).
+Hestenes and Stiefel 1952; Saad, Iterative Methods for Sparse Linear Systems, section 6.7.3 (Ritz
+values).
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ RITZ_STEPS = 200  # steps whose Lanczos matrix the smallest Ritz value is taken 
 class Info:
     """What a solve reports. Reading any of it waits for the device, once."""
 
-    def __init__(self, state: Tensor, history: Tensor, rr: Tensor, bb: Tensor, damping: float, ritz: bool):
+    def __init__(
+        self, state: Tensor, history: Tensor, rr: Tensor, bb: Tensor, damping: float, ritz: bool
+    ):
         self._tensors = (state, history, rr, bb)
         self._damping = damping
         self._ritz = ritz
@@ -66,8 +69,8 @@ class Info:
 
     @property
     def curvature(self) -> bool:
-        """Whether a direction with p.(H + damping I)p <= 0 (up to rounding) ended the solve. x is the
-        iterate before it.
+        """Whether a direction with p.(H + damping I)p <= 0 (up to rounding) ended the solve. x is
+        the iterate before it.
         """
         return self._read[0] == CURVATURE
 
@@ -83,8 +86,8 @@ class Info:
 
     @cached_property
     def min_ritz(self) -> float | None:
-        """The smallest Ritz value of H, an upper bound of its smallest eigenvalue. None without a step,
-        or under a preconditioner, where the Lanczos matrix is of another operator.
+        """The smallest Ritz value of H, an upper bound of its smallest eigenvalue. None without a
+        step, or under a preconditioner, where the Lanczos matrix is of another operator.
         """
         count = min(self.iterations, RITZ_STEPS)
         if not self._ritz or count == 0:
@@ -110,11 +113,11 @@ def cg(
 ) -> tuple[Tensor, Info]:
     """x with |b - (H + damping I) x| <= tol |b|, and how the solve went.
 
-    matvec: v -> H v on (n,) tensors; the result may be a buffer that the next call overwrites, and v
-    is overwritten after the call. b: (n,), float32 or float64, contiguous. max_iters: 10 n, at most
-    1000, where None. precond: v -> M v, M an approximate inverse. method: "single" has one reduction
-    per step (cg_single.py). b and x0 are left as they are. Raises ValueError for operands that the
-    kernels cannot take.
+    matvec: v -> H v on (n,) tensors; the result may be a buffer that the next call overwrites, and
+    v is overwritten after the call. b: (n,), float32 or float64, contiguous. max_iters: 10 n, at
+    most 1000, where None. precond: v -> M v, M an approximate inverse. method: "single" has one
+    reduction per step (cg_single.py). b and x0 are left as they are. Raises ValueError for operands
+    that the kernels cannot take.
     """
     if b.dim() != 1:
         raise ValueError(f"cg: `b` has shape {tuple(b.shape)}; it must be flat")
@@ -160,9 +163,9 @@ def _loop(step: Callable[[int], int | None], state: Tensor, steps: int) -> int:
 
 
 def _run_ahead(step: Callable[[int], int | None], state: Tensor, steps: int) -> int:
-    """The loop on a GPU. Nobody looks while a graph is captured, or for few steps. Otherwise the host
-    keeps at most two times CHECK steps queued: it waits for the older half while the other one runs,
-    so the device never waits for the host, and few steps come after the solve has stopped.
+    """The loop on a GPU. Nobody looks while a graph is captured, or for few steps. Otherwise the
+    host keeps at most two times CHECK steps queued: it waits for the older half while the other one
+    runs, so the device never waits for the host, and few steps come after the solve has stopped.
     """
     if steps <= CHECK or torch.cuda.is_current_stream_capturing():
         for k in range(steps):

@@ -2,13 +2,13 @@ r"""Conjugate gradient on many systems at once: right-hand sides of one matrix, 
 
     (H_i + damping I) x_i = b_i,  i = 1..m
 
-Each system has its own scalars and stops on its own; a stopped one is left alone while others go on.
-One program owns a system, so a step after the product is one launch, and no program waits for another:
-it sums p.s, p.p and s.s, updates x and r while it sums r.r, and updates p. Vectors longer than a block
-are walked over three times, the second and third time from cache.
+Each system has its own scalars and stops on its own; a stopped one is left alone while others go
+on. One program owns a system, so a step after the product is one launch, and no program waits for
+another: it sums p.s, p.p and s.s, updates x and r while it sums r.r, and updates p. Vectors longer
+than a block are walked over three times, the second and third time from cache.
 
-Bytes per element of float32 from memory: 28 (x, r, p, q; x, r, p). For few systems of great length the
-programs of cg_update.py, many to a system, are the faster way.
+Bytes per element of float32 from memory: 28 (x, r, p, q; x, r, p). For few systems of great length
+the programs of cg_update.py, many to a system, are the faster way.
 
 Hestenes and Stiefel 1952.
 """
@@ -53,10 +53,11 @@ def cg_batched(
     max_iters: int | None = None,
     damping: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """x (m, n) with |b_i - (H_i + damping I) x_i| <= tol |b_i|, and the state of the systems (m, 4).
+    """x (m, n) with |b_i - (H_i + damping I) x_i| <= tol |b_i|, and the systems' state (m, 4).
 
     matvec: (m, n) -> (m, n), row i by H_i. Systems with b_i = 0 get x_i = 0. All `max_iters` steps
-    (10 n, at most 1000, where None) are launched on a GPU; on the CPU the loop ends with the last system.
+    (10 n, at most 1000, where None) are launched on a GPU; on the CPU the loop ends with the last
+    system.
     """
     if b.dim() != 2:
         raise ValueError(f"cg_batched: `b` has shape {tuple(b.shape)}; it must be (systems, n)")

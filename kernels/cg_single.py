@@ -5,10 +5,10 @@ r"""Conjugate gradient with one reduction per step (Chronopoulos and Gear).
     p = r + beta p                s = w + beta s
     x += alpha p                  r -= alpha s
 
-with gamma', alpha' of the step before (beta = 0 in the first). s = A p by recurrence, so the product is
-with r and both sums can be taken together: one reduction to wait for where vectors lie on several
-devices. It costs one more vector, and s drifts from A p, so the attainable residual is a little larger
-than that of cg_update.py.
+with gamma', alpha' of the step before (beta = 0 in the first). s = A p by recurrence, so the
+product is with r and both sums can be taken together: one reduction to wait for where vectors lie
+on several devices. It costs one more vector, and s drifts from A p, so the attainable residual is a
+little larger than that of cg_update.py.
 
 Bytes per element of float32: 8 for launch 1 (r, w), 36 for launch 2 (x, r, p, s, w; x, r, p, s).
 
@@ -106,9 +106,15 @@ def reference(solve: Recurrence, w: Tensor, k: int) -> None:
 
 
 def _note(
-    solve: Recurrence, now: Tensor, then: Tensor, stop: Tensor, after: Tensor, alpha: Tensor, beta: Tensor
+    solve: Recurrence,
+    now: Tensor,
+    then: Tensor,
+    stop: Tensor,
+    after: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
 ) -> None:
-    """The state after a step. This beta belongs to the step before, in the order of cg_update.py."""
+    """The state after a step. In the order of cg_update.py this beta is of the step before."""
     going = stop == RUNNING
     step = now[3].long().clamp(max=solve.history.shape[0] - 1).reshape(1)
     before = (step - 1).clamp(min=0)

@@ -2,10 +2,10 @@ r"""A whole conjugate-gradient solve in one launch, for systems with a small den
 
     (A_i + damping I) x_i = b_i,  A_i (n, n) symmetric positive definite,  i = 1..m
 
-One program owns a system and runs all its steps; nothing is launched, allocated or read back in between.
-Up to n = 128 the matrix lies in registers and memory is read once; up to n = 1024 the program walks over
-it in blocks of rows, from the second step on out of cache, and the product's blocks meet in a scratch
-vector. Convergence, curvature and 0/0 are handled as in cg_update.py.
+One program owns a system and runs all its steps; nothing is launched, allocated or read back in
+between. Up to n = 128 the matrix lies in registers and memory is read once; up to n = 1024 the
+program walks over it in blocks of rows, from the second step on out of cache, and the product's
+blocks meet in a scratch vector. Convergence, curvature and 0/0 are handled as in cg_update.py.
 
 Bytes of float32: 4 n^2 per system up to n = 128; otherwise 4 n^2 per step, mostly from cache.
 
@@ -35,10 +35,11 @@ TILE = 8192  # elements of the matrix held at a time
 def cg_small(
     a: Tensor, b: Tensor, *, tol: float = 1e-6, max_iters: int | None = None, damping: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """x (m, n) with |b_i - (A_i + damping I) x_i| <= tol |b_i|, and the state (m, 4) of cg_batched.py.
+    """x (m, n) with |b_i - (A_i + damping I) x_i| <= tol |b_i|, and the state (m, 4) of
+    cg_batched.py.
 
-    a: (m, n, n), symmetric: only its transpose-free product is used. b: (m, n). n at most 1024 on a GPU;
-    larger ones are solved step by step. max_iters: 10 n, at most 1000, where None.
+    a: (m, n, n), symmetric: only its transpose-free product is used. b: (m, n). n at most 1024 on a
+    GPU; larger ones are solved step by step. max_iters: 10 n, at most 1000, where None.
     """
     checks.operands("cg_small", a=a, b=b)
     if b.dim() != 2 or tuple(a.shape) != (*b.shape, b.shape[-1]) or a.dtype != b.dtype:
@@ -91,7 +92,9 @@ def cg_small_kernel(
             for i in range(0, tl.cdiv(n, ROWS)):
                 o_i = i * ROWS + o_r
                 b_a = tl.load(
-                    a + o_i[:, None] * n + o[None, :], mask=(o_i < n)[:, None] & m[None, :], other=0.0
+                    a + o_i[:, None] * n + o[None, :],
+                    mask=(o_i < n)[:, None] & m[None, :],
+                    other=0.0,
                 )
                 tl.store(scratch + o_i, tl.sum(b_a * b_p[None, :], 1), mask=o_i < n)
             # other threads read what these wrote, and must have read it before the next step writes

@@ -7,12 +7,12 @@ Launch 1 sums r.r, r.s, s.s, p.s and p.p; launch 2 derives every scalar from the
 x, r and p. The new residual's norm, which launch 2 needs before it has written r', is foretold as
 r.r - 2 alpha r.s + alpha^2 s.s. In the vectors' own precision that cancels; summed in float64 its
 error is of the order of the rounding of r' itself, and the next launch 1 measures r.r afresh (the
-predict and correct of Meurant 1987). Each solve stops on its own: the state carries a stop code, and
-launches after it change nothing. Sums go through per-program partials that are added in a fixed
+predict and correct of Meurant 1987). Each solve stops on its own: the state carries a stop code,
+and launches after it change nothing. Sums go through per-program partials that are added in a fixed
 order: the result depends on the number of programs by rounding only, and on nothing else.
 
-Bytes per element of float32: 12 for launch 1 (p, q, r), 28 for launch 2 (x, r, p, q; x, r, p). Three
-separate updates and two dots move 44 + 16.
+Bytes per element of float32: 12 for launch 1 (p, q, r), 28 for launch 2 (x, r, p, q; x, r, p).
+Three separate updates and two dots move 44 + 16.
 
 Hestenes and Stiefel 1952; Meurant, Parallel Computing 5 (1987) 267.
 """
@@ -43,8 +43,8 @@ PROGRAMS = 512  # partial sums; launch 2 adds them again in every program
 class Recurrence:
     """A solve in progress. x, r, p: (n,), overwritten by each step.
 
-    state: float64 (2, 4), rows used in turn: squared residual, squared goal, stop code, steps taken.
-    history: float64 (steps, 2), alpha and beta of each step. sums: float64 (5, PROGRAMS).
+    state: float64 (2, 4), rows used in turn: squared residual, squared goal, stop code, steps
+    taken. history: float64 (steps, 2), alpha and beta of each step. sums: float64 (5, PROGRAMS).
     """
 
     x: Tensor
@@ -56,8 +56,8 @@ class Recurrence:
     damping: float = 0.0
 
     def advance(self, matvec: Callable[[Tensor], Tensor], k: int) -> int | None:
-        """One iteration, number k from 0. Returns the stop code where it is known without asking the
-        device.
+        """One iteration, number k from 0. Returns the stop code where it is known without asking
+        the device.
         """
         return cg_update(self, matvec(self.p), k)
 
@@ -116,7 +116,14 @@ def stop_code(now: Tensor, rr: Tensor, ps: Tensor, bound: Tensor) -> Tensor:
 
 
 def note(
-    history: Tensor, now: Tensor, then: Tensor, stop: Tensor, first: Tensor, rr: Tensor, alpha: Tensor, beta: Tensor
+    history: Tensor,
+    now: Tensor,
+    then: Tensor,
+    stop: Tensor,
+    first: Tensor,
+    rr: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
 ) -> None:
     """Write the state after a step, whose slot 0 is `first`, and the step's alpha and beta."""
     going = stop == RUNNING

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -30,15 +32,19 @@ def vectors(op: str, **tensors: Tensor) -> None:
             if not tensor.is_floating_point():
                 raise ValueError(f"{op}: `{name}` is {tensor.dtype}, not floating")
         elif tensor.shape != first.shape:
-            raise ValueError(f"{op}: `{name}` has shape {tuple(tensor.shape)}, not {tuple(first.shape)}")
+            raise ValueError(
+                f"{op}: `{name}` has shape {tuple(tensor.shape)}, not {tuple(first.shape)}"
+            )
         elif tensor.dtype != first.dtype:
             raise ValueError(f"{op}: `{name}` is {tensor.dtype}, not {first.dtype}")
 
 
 def apart(op: str, **tensors: Tensor) -> None:
     """Operands of which none shares memory with another: for kernels that write some of them."""
-    spans = sorted((t.data_ptr(), t.data_ptr() + t.numel() * t.element_size(), n) for n, t in tensors.items())
-    for (_, end, name), (begin, _, other) in zip(spans, spans[1:], strict=False):
+    spans = sorted(
+        (t.data_ptr(), t.data_ptr() + t.numel() * t.element_size(), n) for n, t in tensors.items()
+    )
+    for (_, end, name), (begin, _, other) in pairwise(spans):
         if begin < end:
             raise ValueError(f"{op}: `{name}` and `{other}` share memory")
 

@@ -6,9 +6,9 @@
     anything      torch     otherwise: the reference, which defines the operation
 
 BETTYC_KERNELS overrides it: `torch` uses the reference everywhere, `triton` makes a kernel that
-fails to compile an error, `interpret` runs the Triton kernels on CPU tensors in Triton's interpreter.
-A kernel that fails to compile is replaced by the reference for the rest of the process, with one
-warning.
+fails to compile an error, `interpret` runs the Triton kernels on CPU tensors in Triton's
+interpreter. A kernel that fails to compile is replaced by the reference for the rest of the
+process, with one warning.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ Ways = Mapping[str, Callable[..., Any]]
 MODES = ("auto", "torch", "triton", "interpret")
 
 _broken: dict[str, str] = {}
-_ways: dict[tuple[str, str, str, torch.dtype], str] = {}  # what `run` has chosen: asking again costs 1 us
+# what `run` has chosen: choosing again costs 1 us
+_ways: dict[tuple[str, str, str, torch.dtype], str] = {}
 _mode = os.environ.get("BETTYC_KERNELS") or "auto"
 if _mode not in MODES:
     raise ValueError(f"BETTYC_KERNELS is {_mode!r}; it can be {', '.join(MODES)}")

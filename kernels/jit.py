@@ -118,5 +118,7 @@ def interpret() -> None:
     if os.environ.get("TRITON_INTERPRET") == "1":
         return
     if "triton" in sys.modules:
-        raise RuntimeError("Triton is loaded already; set TRITON_INTERPRET=1 before starting Python")
+        raise RuntimeError(
+            "Triton is loaded already; set TRITON_INTERPRET=1 before starting Python"
+        )
     os.environ["TRITON_INTERPRET"] = "1"

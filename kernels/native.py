@@ -43,7 +43,7 @@ _why = ""
 
 
 def function(name: str, dtype: torch.dtype) -> ctypes._NamedFuncPointer:
-    """A function of the library for float32 or float64; call it only where `library()` is not None."""
+    """A function of the library for float32 or float64. There must be a library."""
     return _functions()[name, dtype]
 
 
@@ -72,7 +72,9 @@ def library() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", None) or str(error)
         _why = f"{compiler} could not build the CPU kernels"
-        warnings.warn(f"{_why}, and plain torch takes their place: {told}", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"{_why}, and plain torch takes their place: {told}", RuntimeWarning, stacklevel=2
+        )
         return None
 
 
@@ -119,7 +121,9 @@ def _folder() -> Path:
     """A folder that only this user can write: what lies in it is loaded as code."""
     base = os.environ.get("BETTYC_CACHE")
     if not base:
-        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "bettyc")
+        base = os.path.join(
+            os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "bettyc"
+        )
     folder = Path(base) / "kernels"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     status = folder.stat()

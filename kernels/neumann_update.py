@@ -2,8 +2,8 @@ r"""One term of the truncated Neumann series, in place.
 
     v -= lr q          total += v          with q = H v
 
-so that lr * total tends to H^-1 a for v = total = a at the start, when every eigenvalue of H lies in
-(0, 2 / lr). Bytes per element of float32: 20 (v, total, q; v, total); as two operations 24.
+so that lr * total tends to H^-1 a for v = total = a at the start, when every eigenvalue of H lies
+in (0, 2 / lr). Bytes per element of float32: 20 (v, total, q; v, total); as two operations 24.
 
 Lorraine, Vicol, Duvenaud. AISTATS 2020, arXiv:1911.02590, algorithm 3.
 """
@@ -24,7 +24,7 @@ BLOCK = 1024
 
 
 def neumann_update(v: Tensor, total: Tensor, q: Tensor, lr: float) -> None:
-    """v -= lr q, then total += v. All (n,), contiguous, of one dtype; v and total are overwritten."""
+    """v -= lr q, then total += v, in place. All (n,), contiguous, of one dtype."""
     checks.vectors("neumann_update", v=v, total=total, q=q)
     checks.apart("neumann_update", v=v, total=total, q=q)
     dispatch.run("neumann_update", WAYS, v, v, total, q, lr)

@@ -7,9 +7,10 @@ r"""One optimizer step on a flat buffer, with weight decay and clipping, in plac
             m += (1 - b1) (g - m);  v = b2 v + (1 - b2) g^2
             theta -= lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)
 
-The formulas and the defaults are torch.optim's (clipping: torch.nn.utils.clip_grad_norm_). t is counted
-in a tensor on the device and lr may be one, so that a captured graph can be replayed while both change.
-Bytes per element of float32: sgd 12, with momentum 20, adam and adamw 28; 4 more with max_norm.
+The formulas and the defaults are torch.optim's (clipping: torch.nn.utils.clip_grad_norm_). t is
+counted in a tensor on the device and lr may be one, so that a captured graph can be replayed while
+both change. Bytes per element of float32: sgd 12, with momentum 20, adam and adamw 28; 4 more with
+max_norm.
 
 Kingma and Ba, ICLR 2015, arXiv:1412.6980; Loshchilov and Hutter, ICLR 2019, arXiv:1711.05101.
 """
@@ -74,14 +75,16 @@ def start(theta: Tensor, options: Options) -> State:
 def optimizer_step(
     theta: Tensor, grad: Tensor, state: State, lr: float | Tensor, options: Options
 ) -> None:
-    """Update theta (n,) and the state in place. lr: a number, or a float64 scalar on theta's device."""
+    """Update theta (n,) and the state in place. lr: a number, or a float64 scalar tensor."""
     operands = {"theta": theta, "grad": grad}
     operands |= {} if state.m is None else {"m": state.m}
     operands |= {} if state.v is None else {"v": state.v}
     checks.vectors("optimizer_step", **operands)
     checks.apart("optimizer_step", **operands)
     if isinstance(lr, Tensor) and (lr.shape != () or lr.dtype != torch.float64):
-        raise ValueError(f"optimizer_step: `lr` is {lr.dtype} {tuple(lr.shape)}, not a float64 scalar")
+        raise ValueError(
+            f"optimizer_step: `lr` is {lr.dtype} {tuple(lr.shape)}, not a float64 scalar"
+        )
     dispatch.run("optimizer_step", WAYS, theta, theta, grad, state, lr, options)
 
 
@@ -99,7 +102,8 @@ def reference(
     if options.rule == "sgd":
         theta.sub_(_as(theta, lr) * _momentum(g, state, options))
         return
-    assert state.m is not None and state.v is not None
+    assert state.m is not None
+    assert state.v is not None
     beta1, beta2 = options.betas
     state.m.lerp_(g, 1 - beta1)
     state.v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
@@ -139,7 +143,15 @@ def _native(
     if options.rule == "sgd":
         mode = 0 if state.m is None else (2 if options.nesterov else 1) + 4 * int(state.count == 1)
         native.function("sgd_step", theta.dtype)(
-            *pointers, float(lr), decay, options.momentum, options.dampening, mode, factor, n, threads
+            *pointers,
+            float(lr),
+            decay,
+            options.momentum,
+            options.dampening,
+            mode,
+            factor,
+            n,
+            threads,
         )
         return
     native.function("adam_step", theta.dtype)(
@@ -156,8 +168,9 @@ def clip_factor(sums, max_norm, COUNT: tl.constexpr):
 
 @jit
 def sgd_kernel(
-    theta, grad, buffer, count, lr_tensor, sums, lr: tl.float64, decay: tl.float64, momentum: tl.float64,
-    dampening: tl.float64, max_norm: tl.float64, n,
+    theta, grad, buffer, count, lr_tensor, sums,
+    lr: tl.float64, decay: tl.float64, momentum: tl.float64, dampening: tl.float64,
+    max_norm: tl.float64, n,
     MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, LR_TENSOR: tl.constexpr,
     COUNT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -178,18 +191,15 @@ def sgd_kernel(
             b_g += tl.cast(momentum, b_g.dtype) * b_m
         else:
             b_g = b_m
-    if LR_TENSOR:
-        rate = tl.cast(tl.load(lr_tensor), b_g.dtype)
-    else:
-        rate = tl.cast(lr, b_g.dtype)
+    rate = tl.cast(tl.load(lr_tensor) if LR_TENSOR else lr, b_g.dtype)
     tl.store(theta + o, b_theta - rate * b_g, mask=m)
 
 
 @jit
 def adam_kernel(
     theta, grad, first, second, count, lr_tensor, sums, lr: tl.float64, decay: tl.float64,
-    beta1: tl.float64, beta2: tl.float64, log_beta1: tl.float64, log_beta2: tl.float64, eps: tl.float64,
-    max_norm: tl.float64, n,
+    beta1: tl.float64, beta2: tl.float64, log_beta1: tl.float64, log_beta2: tl.float64,
+    eps: tl.float64, max_norm: tl.float64, n,
     DECOUPLED: tl.constexpr, LR_TENSOR: tl.constexpr, COUNT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     # beta^t is exp(t log beta), in float64
@@ -199,10 +209,7 @@ def adam_kernel(
     b_g = tl.load(grad + o, mask=m, other=0.0)
     if COUNT > 0:
         b_g *= tl.cast(clip_factor(sums, max_norm, COUNT), b_g.dtype)
-    if LR_TENSOR:
-        rate = tl.load(lr_tensor)
-    else:
-        rate = tl.cast(lr, tl.float64)
+    rate = tl.cast(tl.load(lr_tensor) if LR_TENSOR else lr, tl.float64)
     if DECOUPLED:
         b_theta *= tl.cast(1.0 - rate * decay, b_g.dtype)
     else:
@@ -220,9 +227,7 @@ def adam_kernel(
     tl.store(theta + o, b_theta - tl.cast(rate, b_g.dtype) * b_m / b_spread, mask=m)
 
 
-def launch(
-    theta: Tensor, grad: Tensor, state: State, lr: float | Tensor, options: Options
-) -> None:
+def launch(theta: Tensor, grad: Tensor, state: State, lr: float | Tensor, options: Options) -> None:
     """The norm where there is clipping, then one program per block."""
     state.count.add_(1)
     n = theta.numel()
@@ -244,7 +249,8 @@ def launch(
     log1, log2 = torch.tensor(options.betas, dtype=torch.float64).log().tolist()
     adam_kernel[grid](
         theta, grad, state.m, state.v, state.count, pointer, sums, number, options.weight_decay,
-        *options.betas, log1, log2, options.eps, limit, n, DECOUPLED=options.rule == "adamw", **shared,
+        *options.betas, log1, log2, options.eps, limit, n,
+        DECOUPLED=options.rule == "adamw", **shared,
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 r"""Both points of a central difference, as copies.
 
-    plus = theta + step v        minus = theta - step v        step = eps, or eps / |v| where relative
+    plus = theta + step v      minus = theta - step v      step = eps, or eps / |v| if relative
 
 theta itself is only read, so nothing drifts when it is used again. |v| is summed in float64 through
 partials in a fixed order and stays on the device. v = 0 gives two copies of theta.

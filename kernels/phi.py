@@ -1,8 +1,8 @@
 """The row functions phi of X^T phi(X v): what sits between the two passes over the rows.
 
-    Diagonal(w)        phi_i(z) = w_i z                  every generalised linear model, z elementwise
-    Softmax(p, w)      phi_i(z) = w_i (p_i z - p_i (p_i . z))     softmax cross-entropy, w optional
-    GaussNewton(A)     phi_i(z) = A_i z                  last layer of any network, A_i (k, k)
+    Diagonal(w)      phi_i(z) = w_i z                          every generalised linear model
+    Softmax(p, w)    phi_i(z) = w_i (p_i z - p_i (p_i . z))    softmax cross-entropy, w optional
+    GaussNewton(A)   phi_i(z) = A_i z                          last layer of any network
 
 All are linear in z, and their row data do not depend on v, so a solver computes them once.
 """
@@ -47,7 +47,11 @@ def tensors(phi: Phi) -> dict[str, Tensor]:
         return {"weights": phi.weights}
     if isinstance(phi, GaussNewton):
         return {"blocks": phi.blocks}
-    return {"probs": phi.probs} if phi.weights is None else {"probs": phi.probs, "weights": phi.weights}
+    return (
+        {"probs": phi.probs}
+        if phi.weights is None
+        else {"probs": phi.probs, "weights": phi.weights}
+    )
 
 
 def check(op: str, phi: Phi, n: int, k: int, flat: bool) -> None:

@@ -1,7 +1,8 @@
 """Partial sums of squares, for kernels that need a norm on the device.
 
-sums[i] is the sum, in float64, of v_j^2 over the blocks i, i + count, ... of v; whoever needs the norm
-adds the `count` numbers, a power of two of them, in its own kernel. 4 bytes per element of float32.
+sums[i] is the sum, in float64, of v_j^2 over the blocks i, i + count, ... of v; whoever needs the
+norm adds the `count` numbers, a power of two of them, in its own kernel. 4 bytes per element of
+float32.
 """
 
 from __future__ import annotations

@@ -4,13 +4,15 @@ r"""Per-sample weighted losses with their derivatives, in one pass over the outp
     dz_i = scale w_i l'(z_i, y_i)        the derivative in the outputs
     l_i  = l(z_i, y_i)                   scale l_i is the derivative in the weight w_i
 
-    bce        z (n,), y (n,) in [0, 1]       l = max(z, 0) - z y + log(1 + exp(-|z|)),  l' = sigmoid(z) - y
-    squared    z (n,), y (n,)                 l = (z - y)^2 / 2,                         l' = z - y
-    xent       z (n, k), y (n,) classes       l = logsumexp(z) - z_y,                    l' = softmax(z) - e_y
+    bce        l = max(z, 0) - z y + log(1 + exp(-|z|))    l' = sigmoid(z) - y    y in [0, 1]
+    squared    l = (z - y)^2 / 2                           l' = z - y
+    xent       l = logsumexp(z) - z_y                      l' = softmax(z) - e_y  y a class
 
-The exponent of a positive number is never taken. `loss` is summed in float64 through partials in a fixed
-order. Bytes per element of float32 z, k columns: 4 for z, 4 for dz, and 12 / k per row; torch's autograd
-moves about three times that.
+z and y are (n,), but z is (n, k) for xent.
+
+The exponent of a positive number is never taken. `loss` is summed in float64 through partials in a
+fixed order. Bytes per element of float32 z, k columns: 4 for z, 4 for dz, and 12 / k per row;
+torch's autograd moves about three times that.
 
 Reweighting: Ren, Zeng, Yang, Urtasun. ICML 2018, arXiv:1803.09050.
 """
@@ -38,14 +40,15 @@ def weighted_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss (float64 scalar), dz (like z) and the losses of the samples (n,).
 
-    z: (n,) for bce and squared, (n, k) for xent. y: like z, or int64 (n,) in [0, k). w: (n,), dtype of z.
+    z: (n,) for bce and squared, (n, k) for xent. y: like z, or int64 (n,) in [0, k). w: (n,), dtype
+    of z.
     """
     check(kind, z, y, w)
     return dispatch.run("weighted_loss", WAYS, z, kind, z, y, w, scale)
 
 
 def check(kind: str, z: Tensor, y: Tensor, w: Tensor) -> None:
-    """Raise ValueError unless the operands fit together. Classes out of range are the caller's care."""
+    """Raise ValueError unless the operands fit. That classes are in range is the caller's care."""
     op = "weighted_loss"
     if kind not in KINDS:
         raise ValueError(f"{op}: no loss {kind!r}; losses: {', '.join(KINDS)}")
@@ -147,7 +150,18 @@ def launch(
     sums = z.new_empty(grid, dtype=torch.float64)
     if kind == "xent":
         xent_kernel[grid](
-            z, y, w, dz, each, sums, scale, n, k, ROWS=block, K=wide, num_warps=4 if wide <= 2048 else 8
+            z,
+            y,
+            w,
+            dz,
+            each,
+            sums,
+            scale,
+            n,
+            k,
+            ROWS=block,
+            K=wide,
+            num_warps=4 if wide <= 2048 else 8,
         )
     else:
         squared = kind == "squared"

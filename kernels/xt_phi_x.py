@@ -10,10 +10,11 @@ products it reads X twice; here a block of rows is used for both while it is on 
     native     once        CPU; 4 rows at a time stay in cache, parts of the rows are dealt to cores
     torch      twice       the reference
 
-Bytes moved, float32 X: 4 n d once, plus 4 k (2 d + n) and 8 k d per program for the partial sums. Sums
-are kept per program and added in a fixed order; deterministic=False adds them atomically instead and
-saves the second launch. X may be bf16, fp16, fp32 (fp64 on the CPU and for checks); sums are at least
-fp32. `precision` is that of products on tensor cores (k > 1): "ieee", "tf32x3" or "tf32".
+Bytes moved, float32 X: 4 n d once, plus 4 k (2 d + n) and 8 k d per program for the partial sums.
+Sums are kept per program and added in a fixed order; deterministic=False adds them atomically
+instead and saves the second launch. X may be bf16, fp16, fp32 (fp64 on the CPU and for checks);
+sums are at least fp32. `precision` is that of products on tensor cores (k > 1): "ieee", "tf32x3" or
+"tf32".
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ def xt_phi_x(
 ) -> Tensor:
     """scale X^T phi(X v) + shift v + ridge * v, in the shape and dtype of v.
 
-    x: (n, d), contiguous rows. v: (d,) or (d, k), contiguous. ridge: like v. out: written and returned;
-    it must not share memory with v. Raises ValueError for shapes that do not agree and for operands that
-    require grad.
+    x: (n, d), contiguous rows. v: (d,) or (d, k), contiguous. ridge: like v. out: written and
+    returned; it must not share memory with v. Raises ValueError for shapes that do not agree and
+    for operands that require grad.
     """
     check(x, v, phi, ridge, precision)
     if out is None:
@@ -86,8 +87,8 @@ class Task:
 
 
 class Product:
-    """v -> scale X^T phi(X v) + shift v + ridge * v for a solver: operands are checked once, and memory
-    is allocated once. The result lies in a buffer that the next call overwrites.
+    """v -> scale X^T phi(X v) + shift v + ridge * v for a solver: operands are checked once, and
+    memory is allocated once. The result lies in a buffer that the next call overwrites.
     """
 
     def __init__(

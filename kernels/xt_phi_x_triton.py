@@ -1,8 +1,8 @@
 """The Triton kernels of xt_phi_x.py, which says what they compute.
 
 Vector (k = 1, diagonal phi) and matrix forms are apart: the vector form multiplies and sums in
-registers, the matrix form uses `tl.dot`. In both, each program walks over blocks of rows with a stride
-of the number of programs, and keeps its own sum of shape (d, k).
+registers, the matrix form uses `tl.dot`. In both, each program walks over blocks of rows with a
+stride of the number of programs, and keeps its own sum of shape (d, k).
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def resident_vector_kernel(
             other=0.0,
         )
     for i in range(i_p, tl.cdiv(n, ROWS), tl.num_programs(0)):
-        # with PREFETCH the next rows are on their way while these are summed; v comes from L1, which
-        # leaves its registers to them
+        # with PREFETCH the next rows are on their way while these are summed; v comes from L1,
+        # which leaves its registers to them
         if PREFETCH:
             b_x = b_next
             o_n = tl.cast(i + tl.num_programs(0), tl.int64) * ROWS + o_r
@@ -105,8 +105,8 @@ def resident_vector_kernel(
 @jit
 def resident_matrix_kernel(
     x, v, data, weights, sums, n, d, k, stride,
-    KIND: tl.constexpr, WEIGHTED: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, K: tl.constexpr,
-    ATOMIC: tl.constexpr, PRECISION: tl.constexpr,
+    KIND: tl.constexpr, WEIGHTED: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
+    K: tl.constexpr, ATOMIC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     i_p = tl.program_id(0)
     o_d = tl.arange(0, D)
@@ -135,8 +135,8 @@ def resident_matrix_kernel(
 @jit
 def row_kernel(
     x, v, data, weights, s, n, d, k, stride,
-    KIND: tl.constexpr, WEIGHTED: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, K: tl.constexpr,
-    PRECISION: tl.constexpr,
+    KIND: tl.constexpr, WEIGHTED: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
+    K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # two-phase, first: s = phi(X V), a block of rows per program
     o_n = tl.cast(tl.program_id(0), tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -164,9 +164,11 @@ def row_kernel(
 @jit
 def column_kernel(
     x, s, sums, n, d, k, stride,
-    ROWS: tl.constexpr, D: tl.constexpr, K: tl.constexpr, ATOMIC: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, D: tl.constexpr, K: tl.constexpr, ATOMIC: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    # two-phase, second: X^T s; a block of columns and every num_programs(1)-th block of rows per program
+    # two-phase, second: X^T s; a block of columns and every num_programs(1)-th block of rows per
+    # program
     i_p = tl.program_id(1)
     o_d = tl.program_id(0) * D + tl.arange(0, D)
     o_k = tl.arange(0, K)
@@ -233,7 +235,7 @@ def launch(
     """Partial sums, then their sum. data and weights as phi.py has them, numbered as in native.c.
     empty: gives working memory.
     """
-    n, d = x.shape
+    d = x.shape[1]
     k = 1 if v.dim() == 1 else v.shape[1]
     wide = power(d)
     columns = max(16, power(k))
@@ -272,7 +274,8 @@ def _resident_vector(
     sums = _sums(v, count, deterministic, empty)
     resident_vector_kernel[(count,)](
         x, v, w, sums, n, d, x.stride(0),
-        ROWS=block, D=wide, PREFETCH=wide <= MAX_PREFETCHED, ATOMIC=not deterministic, num_warps=16 if wide > 4096 else 8,
+        ROWS=block, D=wide, PREFETCH=wide <= MAX_PREFETCHED, ATOMIC=not deterministic,
+        num_warps=16 if wide > 4096 else 8,
     )  # fmt: skip
     return sums
 
@@ -287,8 +290,8 @@ def _resident_matrix(
     sums = _sums(v, count, deterministic, empty)
     resident_matrix_kernel[(count,)](
         x, v, data, data if weights is None else weights, sums, n, d, k, x.stride(0),
-        KIND=kind, WEIGHTED=weights is not None, ROWS=block, D=max(16, power(d)), K=max(16, power(k)),
-        ATOMIC=not deterministic, PRECISION=precision, num_warps=8,
+        KIND=kind, WEIGHTED=weights is not None, ROWS=block, D=max(16, power(d)),
+        K=max(16, power(k)), ATOMIC=not deterministic, PRECISION=precision, num_warps=8,
     )  # fmt: skip
     return sums
 

@@ -1,9 +1,9 @@
 """Every test of an operation runs once per way of computing it.
 
-`way` is torch and native in the usual process, interpret in a process started with TRITON_INTERPRET=1
-(test_interpreted.py starts one), and cuda where there is a GPU (`pytest -m gpu`). Memory that a kernel
-is to fill arrives full of NaN, and every operand made by `guard` lies between two stretches of
-sentinels that must be unchanged at the end.
+`way` is torch and native in the usual process, interpret in a process started with
+TRITON_INTERPRET=1 (test_interpreted.py starts one), and cuda where there is a GPU (`pytest -m
+gpu`). Memory that a kernel is to fill arrives full of NaN, and every operand made by `guard` lies
+between two stretches of sentinels that must be unchanged at the end.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def draw() -> Callable[..., Tensor]:
 
 @pytest.fixture
 def close() -> Callable[[Tensor, Tensor, float], None]:
-    """close(got, want, bound): the error relative to the largest expected entry is within the bound."""
+    """close(got, want, bound): the error relative to the largest expected entry is within the
+    bound.
+    """
 
     def compare(got: Tensor, want: Tensor, bound: float) -> None:
         assert got.shape == want.shape

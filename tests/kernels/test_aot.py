@@ -40,7 +40,9 @@ def test_every_kernel_is_compiled(launches):
 
 
 def test_the_table_is_of_these_kernels(launches):
-    """The key covers source, block sizes, types and Triton's version; other versions give other code."""
+    """The key covers source, block sizes, types and Triton's version; other versions give other
+    code.
+    """
     import triton
 
     table = aot.read()
@@ -86,7 +88,9 @@ def test_shared_memory_fits():
 
 
 def test_a_kernel_that_spills_is_seen():
-    """The spill counter is not blind: a row, its sum and v are 192 registers per thread, and 128 is the limit."""
+    """The spill counter is not blind: a row, its sum and v are 192 registers per thread, and 128
+    is the limit.
+    """
     from bettyc.kernels import xt_phi_x_triton
 
     with pytest.MonkeyPatch.context() as patch, jit.record() as made:

@@ -12,7 +12,7 @@ METHODS = ["classic", "single"]
 
 
 def spd(draw, n, low=1.0, high=100.0):
-    """Symmetric, with eigenvalues low .. high: at most nine different ones, so CG takes few steps."""
+    """Symmetric, with at most nine different eigenvalues low .. high: CG takes few steps."""
     q, _ = torch.linalg.qr(draw(n, n))
     values = torch.linspace(low, high, min(n, 9), dtype=torch.float64)
     return q @ torch.diag(values[torch.arange(n) % 9]) @ q.T
@@ -30,7 +30,7 @@ def test_solves_the_system(way, device, draw, close, n, method):
     x, info = cg(product(a), b, tol=1e-12, method=method)
     close(x, torch.linalg.solve(a, b), 1e-9)
     assert info.converged
-    assert not (info.curvature or info.breakdown)
+    assert [info.curvature, info.breakdown] == [False] * 2
     assert info.relative_residual <= 1e-12
     assert torch.equal(b, kept)
 
@@ -188,7 +188,7 @@ def test_the_iteration_limit(way, device, draw):
     for limit in (0, 1, 3):
         x, info = cg(product(a), b, tol=1e-14, max_iters=limit)
         assert info.iterations == limit
-        assert not (info.converged or info.curvature or info.breakdown)
+        assert [info.converged, info.curvature, info.breakdown] == [False] * 3
         assert info.relative_residual == pytest.approx(
             float((b - a @ x).norm() / b.norm()), rel=1e-9
         )
@@ -202,8 +202,8 @@ def test_empty_system(way, device):
 
 
 def test_bf16_rows_with_float32_recurrences(way, device, draw):
-    """X rounded to bf16 is a problem of its own; its float32 solution is that of float64 to the bound
-    eps32 kappa (Golub and Van Loan, section 11.3), here with the constant 10.
+    """X rounded to bf16 is a problem of its own; its float32 solution is that of float64 to the
+    bound eps32 kappa (Golub and Van Loan, section 11.3), here with the constant 10.
     """
     from bettyc.kernels.phi import Diagonal
     from bettyc.kernels.xt_phi_x import xt_phi_x

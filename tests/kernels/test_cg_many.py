@@ -10,7 +10,9 @@ from bettyc.kernels.cg_update import CONVERGED, CURVATURE, NOT_FINITE, RUNNING
 
 
 def systems(draw, m, n):
-    """m symmetric positive definite matrices with eigenvalues 1, 9 .. 41: few, so CG takes few steps."""
+    """m symmetric positive definite matrices with eigenvalues 1, 9 .. 41: few, so CG takes few
+    steps.
+    """
     q, _ = torch.linalg.qr(draw(m, n, n))
     return q @ ((1.0 + 8 * (torch.arange(n) % 6))[:, None] * q.mT)
 
@@ -40,7 +42,9 @@ def test_batched_vectors_longer_than_a_block(way, device, guard, draw, close, mo
 
 
 def test_batched_systems_stop_each_on_its_own(way, device, draw, close):
-    """One zero, one isotropic, one indefinite, one that is not finite, one that needs all its steps."""
+    """One zero, one isotropic, one indefinite, one that is not finite, one that needs all its
+    steps.
+    """
     n = 12
     b = draw(5, n).to(device)
     b[0] = 0

@@ -1,8 +1,11 @@
-"""Inside a solve nothing is allocated, nothing is read back, and each step is a fixed number of launches."""
+"""Inside a solve nothing is allocated, nothing is read back, and each step is a fixed number of
+launches.
+"""
 
 from __future__ import annotations
 
 import os
+from typing import ClassVar
 
 import pytest
 import torch
@@ -74,9 +77,11 @@ def test_the_native_step_asks_torch_for_nothing(draw):
 
 
 class FakeEvent:
-    """A CUDA event whose wait shows how far the device has come: to the step that it was recorded at."""
+    """A CUDA event whose wait shows how far the device has come: to the step that it was recorded
+    at.
+    """
 
-    log: list[str] = []
+    log: ClassVar[list[str]] = []
 
     def record(self) -> None:
         self.log.append("record")

@@ -93,7 +93,9 @@ RULES = {
 @pytest.mark.parametrize("n", [0, 1, 63, 1025, 2503])
 @pytest.mark.parametrize("rule", RULES)
 def test_optimizer_step_is_torch_optim(way, device, guard, draw, close, rule, n, max_norm):
-    """Four steps in float64 against torch.optim and clip_grad_norm_; lr as a number and as a tensor."""
+    """Four steps in float64 against torch.optim and clip_grad_norm_; lr as a number and as a
+    tensor.
+    """
     options, make = RULES[rule]
     options = Options(**{**vars(options), "max_norm": max_norm})
     begin = draw(n)
@@ -180,9 +182,7 @@ def test_operands_that_do_not_fit_are_refused(draw):
     a, b = draw(3), draw(3)
     with pytest.raises(ValueError, match=r"`q` has shape \(2,\), not \(3,\)"):
         neumann_update(a, b, draw(2), 0.1)
-    with pytest.raises(
-        ValueError, match="`v` and `total` share memory|`total` and `v` share memory"
-    ):
+    with pytest.raises(ValueError, match=r"share memory"):
         neumann_update(a, a, b, 0.1)
     with pytest.raises(ValueError, match="`theta` requires grad"):
         perturb(a.clone().requires_grad_(), b, 0.1)
