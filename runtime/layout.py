@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from bettyc.failures import RunError
 from bettyc.model import Call, Level, Value
 from bettyc.runtime import domains
 from bettyc.types import Dim, bind, number
@@ -179,3 +180,22 @@ def _runs(slots: Sequence[Slot]) -> list[tuple[bool, int, int]]:
         else:
             runs.append((slot.trainable, slot.start, slot.stop))
     return runs
+
+
+def counterpart(mine: Layout, theirs: Layout, name: str) -> dict[str, str]:
+    """Own slots and the slots of the other level's network or variable that they start from.
+
+    The own network of the same name, else the one whose parameters have the same names and shapes.
+    """
+    source = theirs.of(name)
+    shapes = {s.name.removeprefix(name): s.free for s in source}
+    heads = [name, *dict.fromkeys(s.name.partition(".")[0] for s in mine.slots)]
+    for head in heads:
+        if not any(s.name == head or s.name.startswith(f"{head}.") for s in mine.slots):
+            continue
+        own = {s.name.removeprefix(head): s.free for s in mine.of(head)}
+        if own == shapes:
+            return {f"{head}{suffix}": f"{name}{suffix}" for suffix in shapes}
+    raise RunError(
+        f"`start = copy({theirs.level}.{name})`: level `{mine.level}` has nothing of that structure"
+    )

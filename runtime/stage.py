@@ -1,7 +1,8 @@
 """One level while a plan runs: its gradient, its update, its solve, its start.
 
 The update is one function, used by the executor without a graph and by strategies that replay the
-inner steps with one, so that a replay has the bits of the run.
+inner steps with one: with `-O0` a replay has the bits of the run, with formulas for gradients it
+agrees to rounding.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from bettyc.runtime.domains import free
 from bettyc.runtime.feed import Feed, TaskBatch
 from bettyc.runtime.formula import Formula
 from bettyc.runtime.hooks import Event, Watched
-from bettyc.runtime.layout import Layout
+from bettyc.runtime.layout import Layout, counterpart
 from bettyc.runtime.link import Linked
 from bettyc.runtime.objective import Frame
 from bettyc.runtime.optimizers import View, rule_of
 from bettyc.runtime.optimizers.arithmetic import InPlace, Pure
 from bettyc.runtime.optimizers.rate import Options
 from bettyc.runtime.optimizers.solvers import SOLVERS, Solved
-from bettyc.runtime.products import Products, gradients, products, replica
+from bettyc.runtime.problem import Problem
+from bettyc.runtime.products import replica
 from bettyc.runtime.scaling import Scaler
 from bettyc.runtime.state import State, fresh
 from bettyc.runtime.trajectory import Trajectory
@@ -141,7 +143,7 @@ class Stage:
             return None
         other, _, name = source.partition(".")
         theirs = self.linked.layouts[other]
-        mine = _counterpart(self.layout, theirs, name)
+        mine = counterpart(self.layout, theirs, name)
 
         def origin(theta: Mapping[str, Tensor]) -> Tensor:
             pieces = []
@@ -382,7 +384,9 @@ class Stage:
         solved = []
         for i, row in enumerate(rows):
             at = frame if self.replicas is None else replica(frame, self.name, i)
-            solved.append(SOLVERS[name](_Problem(self, at), row, self.options.fixed))
+            solved.append(
+                SOLVERS[name](Problem(self.objective, self.theta, at), row, self.options.fixed)
+            )
         self.solved = max(solved, key=lambda s: s.norm)
         found = solved[0].theta if self.replicas is None else torch.stack([s.theta for s in solved])
         self.theta[self.name] = self.layout.project(found)
@@ -412,28 +416,6 @@ class Stage:
         return order.index(name) < order.index(self.name)
 
 
-class _Problem:
-    """A level's objective as a function of its own flat variables, for the solvers."""
-
-    def __init__(self, stage: Stage, frame: Frame) -> None:
-        self.stage = stage
-        self.frame = frame
-
-    def gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        own = {**self.stage.theta, self.stage.name: theta}
-        value, found = gradients(self.stage.objective, own, self.frame, [self.stage.name])
-        return value, found[self.stage.name]
-
-    def value(self, theta: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.stage.objective({**self.stage.theta, self.stage.name: theta}, self.frame)  # type: ignore[no-any-return]
-
-    def hessian(self, theta: Tensor) -> Products:
-        return products(
-            self.stage.objective, {**self.stage.theta, self.stage.name: theta}, self.frame
-        )
-
-
 def clipped(grad: Tensor, largest: float) -> Tensor:
     """The gradient scaled down to norm `largest` (torch.nn.utils.clip_grad_norm_), without a host
     sync.
@@ -442,22 +424,3 @@ def clipped(grad: Tensor, largest: float) -> Tensor:
     """
     norm = torch.linalg.vector_norm(grad, dim=-1, keepdim=True)
     return grad * torch.clamp(largest / (norm + 1e-6), max=1.0)
-
-
-def _counterpart(mine: Layout, theirs: Layout, name: str) -> dict[str, str]:
-    """Own slots and the slots of the other level's network or variable that they start from.
-
-    The own network of the same name, else the one whose parameters have the same names and shapes.
-    """
-    source = theirs.of(name)
-    shapes = {s.name.removeprefix(name): s.free for s in source}
-    heads = [name, *dict.fromkeys(s.name.partition(".")[0] for s in mine.slots)]
-    for head in heads:
-        if not any(s.name == head or s.name.startswith(f"{head}.") for s in mine.slots):
-            continue
-        own = {s.name.removeprefix(head): s.free for s in mine.of(head)}
-        if own == shapes:
-            return {f"{head}{suffix}": f"{name}{suffix}" for suffix in shapes}
-    raise RunError(
-        f"`start = copy({theirs.level}.{name})`: level `{mine.level}` has nothing of that structure"
-    )
