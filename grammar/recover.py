@@ -75,9 +75,6 @@ class _Recovery:
         self.machine = machine
         self.found: list[Diagnostic] = []
         self._lines: set[int] = set()
-        # Where a repair was made; a second error at the same token gives the statement up, unless
-        # a bracket is closed: there are only so many.
-        self._repaired = -1
 
     def run(self) -> ast.File:
         at = 0
@@ -139,19 +136,13 @@ class _Recovery:
         if repair is None:
             return None
         back, remove, insert = repair
-        closes = bool(insert) and insert[0].kind in CLOSING.values()
-        if place.token.start == self._repaired and not closes:
-            return None
         machine, tokens, at = self.machine, self.tokens, place.at
-        if any(
-            not isinstance(value, Token) for value in machine.values[len(machine.values) - back :]
-        ):
+        taken = machine.values[len(machine.values) - back :]
+        if any(not isinstance(value, Token) for value in taken):
             return None
         if back == 0 and insert and not machine.accepts(insert[0].kind):
             return None
         self._drop(len(machine.values) - back)
-        if remove < 1:
-            self._repaired = place.token.start
         if place.token.kind == END:
             remove = 0
         tokens[at - back : at + remove] = insert
