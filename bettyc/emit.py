@@ -253,7 +253,7 @@ class _Writer:
         return whole
 
     def _narrow(self, node: Node) -> bool:
-        """Whether a matrix product has few columns: BLAS is several times faster on its transpose."""
+        """Whether a matrix product has few columns: BLAS is faster on its transpose."""
         if node.op != "matmul":
             return False
         types = [bind(self.graph[a].type, self.sizes) for a in node.args]
@@ -261,7 +261,9 @@ class _Writer:
         if [len(s) for s in shapes] != [2, 2] or None in shapes[0] or None in shapes[1]:
             return False
         (rows, inner), (_, columns) = shapes
-        assert rows is not None and inner is not None and columns is not None
+        assert rows is not None
+        assert inner is not None
+        assert columns is not None
         return 2 <= columns <= NARROW and rows >= 2 * columns and rows * inner >= LARGE
 
     def _turned(self, node: Node) -> str:

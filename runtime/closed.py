@@ -39,7 +39,7 @@ Theta = Mapping[str, Tensor]
 
 
 class Written(NamedTuple):
-    """An emitted function `call`, what gives its arguments, and whether its result is one tensor."""
+    """An emitted function `call`, what gives its arguments, whether its result is one tensor."""
 
     call: Callable[..., Any]
     inputs: Callable[..., tuple[Any, ...]]
@@ -72,7 +72,7 @@ class Closed:
         self._slope: tuple[Written, Written] | None = None
 
     def _leaves(self, level: str) -> list[tuple[Slot, int]]:
-        """The trainable variables of a level that the objective reads, in the order of the buffer."""
+        """The trainable variables of a level that the objective reads, in the buffer's order."""
         found = {}
         for index, node in self.graph.leaves(self.root):
             if node.op == "var" and node.attr("level") == level:
@@ -97,7 +97,7 @@ class Closed:
         return value, found
 
     def _packed(self, level: str, parts: Sequence[Tensor], like: Tensor) -> Tensor:
-        """Parts by variable to one flat tensor; zeros where the objective does not depend on one."""
+        """Parts by variable to one flat tensor; zeros where the objective depends on none."""
         slots = [slot for slot, _ in self.leaves[level]]
         if len(slots) == 1 and slots[0].stop - slots[0].start == like.numel():
             return parts[0].reshape(like.shape)
@@ -165,7 +165,8 @@ class Closed:
         second = product(self.graph, self.root, own, along)
         others = [index for level in into for _, index in self.leaves[level]]
         cross = product(self.graph, self.root, others, along) if others else []
-        assert not isinstance(second, Opaque) and not isinstance(cross, Opaque)
+        assert not isinstance(second, Opaque)
+        assert not isinstance(cross, Opaque)
         hoisted = hoist(self.graph, [*second, *cross], along.values())
         roots, fixed = hoisted.roots, hoisted.prologue
         titles = emit.titles(self.graph, fixed)
@@ -185,7 +186,7 @@ class Closed:
         titles: Mapping[int, str],
         slices: Mapping[int, Slot],
     ) -> Written:
-        """An emitted function, and the function of (theta, frame, fixed, v) that finds its inputs."""
+        """An emitted function, and what finds its inputs in (theta, frame, fixed, v)."""
         sources: dict[str, str] = {title: f"fixed[{k}]" for k, title in enumerate(titles.values())}
 
         def leaf(index: int, node: Node) -> str:
@@ -214,7 +215,7 @@ class Closed:
             "torch": torch,
             **{n: getattr(domains, n) for n in domains.TRANSFORMED},
         }
-        exec(compile(text, filename, "exec"), namespace)  # noqa: S102 - the text is ours, from the plan's graph
+        exec(compile(text, filename, "exec"), namespace)
         return Written(namespace[name], namespace[f"{name}_inputs"], len(outputs) == 1, text)
 
     def _source(self, node: Node) -> str:

@@ -49,12 +49,14 @@ def _inner(stage: Stage, count: int) -> None:
     closed = stage.objective.closed
     assert closed is not None
     first = state.gradients[name]
-    with torch.no_grad():
-        slope = closed.slope(stage.theta, stage.feed.next())
-        plain = _plain_rate(stage)
-        if plain is not None:
-            _descend(own, slope, plain, count)
-        else:
+    frame, plain = stage.feed.next(), _plain_rate(stage)
+    if plain is not None:
+        # Nothing that is made here outlives it, so autograd need not know of it.
+        with torch.inference_mode():
+            _descend(own, closed.slope(stage.theta, frame), plain, count)
+    else:
+        with torch.no_grad():
+            slope = closed.slope(stage.theta, frame)
             memory = _follow(stage, own, slope, memory, first, count)
     state.optimizer[name] = memory
     state.gradients[name] = first + count
@@ -90,7 +92,8 @@ def _follow(
     update, at, others = stage.rule.update, stage.options.at, stage.theta
     for k in range(first, first + count):
         grad = slope()
-        if grad.data_ptr() == own.data_ptr():  # of half the square of a variable; rules may overwrite theta first
+        if grad.data_ptr() == own.data_ptr():
+            # The gradient of half a square is the variable, and rules may overwrite that first.
             grad = own.clone()
         found, memory = update(own, grad, memory, k, at(k, others), InPlace)
         if found is not own:

@@ -1,0 +1,113 @@
+"""Times of contenders that take turns, peak memory in a process of its own, and the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bilevel import Contender
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender. first: seconds of building it and its first round, compilation included.
+    median: seconds per round after that. memory: peak MiB above torch and the data, None where it
+    was not measured. error: of its first hypergradient against the reference, relative.
+    """
+
+    name: str
+    first: float
+    median: float
+    spread: float
+    memory: float | None
+    error: float
+    loss: float
+    note: str = ""
+
+
+def take_turns(
+    contenders: Mapping[str, Contender], repeats: int, least: float = 0.1
+) -> dict[str, list[float]]:
+    """Seconds per round of each, `repeats` times, one after the other; each turn lasts at least
+    `least` seconds.
+    """
+    rounds = {}
+    for name, contender in contenders.items():
+        contender.round()
+        began = time.perf_counter()
+        contender.round()
+        rounds[name] = max(1, round(least / max(time.perf_counter() - began, 1e-6)))
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, contender in contenders.items():
+            began = time.perf_counter()
+            for _ in range(rounds[name]):
+                contender.round()
+            times[name].append((time.perf_counter() - began) / rounds[name])
+    return times
+
+
+def spread(values: list[float]) -> float:
+    """Half the range between the quartiles, relative to the median."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return (high - low) / 2 / middle
+
+
+def resident() -> float:
+    """Peak resident memory of this process so far, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory_of(problem: str, name: str, threads: int) -> float | None:
+    """Peak memory above torch and the data, in a fresh process; None where that fails."""
+    script = Path(__file__).with_name("run.py")
+    command = [sys.executable, str(script), "--memory", problem, name, "--threads", str(threads)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        return float(json.loads(found.stdout.splitlines()[-1]))
+    except (IndexError, ValueError):
+        return None
+
+
+def machine(threads: int) -> dict[str, object]:
+    """What the numbers depend on."""
+    from importlib import metadata
+
+    import torch
+
+    processor = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next(x.partition(":")[2].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    names = ("torch", "numpy", "betty-ml", "torchopt", "higher", "jax", "jaxopt")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "interop": torch.get_num_interop_threads(),
+        **versions,
+    }
+
+
+def as_json(rows: Mapping[str, list[Row]], about: Mapping[str, object]) -> str:
+    tables = {name: [asdict(row) for row in found] for name, found in rows.items()}
+    return json.dumps({"machine": about, "results": tables}, indent=2) + "\n"

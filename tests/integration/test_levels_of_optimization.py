@@ -1,0 +1,157 @@
+"""-O0, plain autograd, is the reference: -O1 gives the same variables and the same hypergradients.
+
+In float64; both differ by rounding only, which a run of a few updates leaves below 1e-9.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import bettyc
+from bettyc.runtime.run import Run
+
+TOLERANCE = 1e-9
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.mlo"))
+
+PROGRAM = """
+mlo 0.1
+dim n, m, d, C = 3
+data train : {{ x: real[n, d], y: int<C>[n] }} from memory()
+data val   : {{ x: real[m, d], y: int<C>[m] }} from memory()
+def nll(W, b, s) = xent(s.x @ W + b, s.y)
+level fit {{
+  var W : real[d, C] = gaussian(std = 0.1)
+  var b : real[C] = zeros
+  {draw}
+  let losses = nll(W, b, {rows})
+  minimize mean(losses) + sum(tune.l2 * W^2) + 0.01 * sumsq(b) {extra}
+  {settings}
+}}
+level tune {{
+  var l2 : real[d, C] in {domain} = fill(0.05)
+  var shift : real = 0.1
+  minimize mean(nll(fit*.W, fit*.b + shift, val)) + 0.01 * sumsq(l2) + shift^2
+  optimizer = sgd(lr = 0.1, momentum = 0.9)
+}}
+run {{ steps = 3  precision = fp64 }}
+"""
+
+DAMPED = "hypergrad = cg(iters = 4, damping = 0.1)"
+PLAIN = f"optimizer = sgd(lr = 0.1)  steps = 6  {DAMPED}"
+STRATEGIES = [
+    "cg(iters = 4)", "cg(tol = 1e-10)", "neumann(terms = 5, lr = 0.1)", "finite_diff",
+    "minres(tol = 1e-10)", "gmres(tol = 1e-10)", "unroll", "forward", "one_step", "none",
+    "fixed_point(iters = 5)", "nystrom(rank = 6)", "sama", "single_loop", "auto",
+]  # fmt: skip
+OPTIMIZERS = [
+    "sgd(lr = 0.1)", "sgd(lr = 0.1, momentum = 0.9, nesterov = true, weight_decay = 0.01)",
+    "adam(lr = 0.05)", "adamw(lr = 0.05)", "rmsprop(lr = 0.01)", "adagrad(lr = 0.1)",
+    "sign_sgd(lr = 0.01)",
+]  # fmt: skip
+
+
+def data() -> dict[str, dict[str, torch.Tensor]]:
+    g = torch.Generator().manual_seed(1)
+
+    def rows(count: int) -> dict[str, torch.Tensor]:
+        x = torch.randn(count, 4, generator=g, dtype=torch.float64)
+        return {"x": x, "y": torch.randint(0, 3, (count,), generator=g)}
+
+    return {"train": rows(30), "val": rows(20)}
+
+
+def text(settings: str, **changes: str) -> str:
+    given = {"draw": "", "rows": "train", "domain": "positive", "extra": "", **changes}
+    return PROGRAM.format(settings=settings, **given)
+
+
+def both(program: str) -> list[Run]:
+    checked = bettyc.loads(program)
+    checked.check().raise_if_errors()
+    return [checked.compile(data=data(), opt=opt).start(seed=0) for opt in (0, 1)]
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max() / (1e-12 + a.abs().max()))
+
+
+def agree(runs: list[Run], tolerance: float = TOLERANCE) -> None:
+    """Losses of every update, all variables at the end, and the next hypergradient."""
+    reference, other = ([out.loss for out in run] for run in runs)
+    for expected, got in zip(reference, other, strict=True):
+        assert got == pytest.approx(expected, rel=tolerance)
+    for name, theta in runs[0].state.theta.items():
+        assert distance(theta, runs[1].state.theta[name]) <= tolerance
+    top = runs[0].plan.order[-1]
+    expected_grad, got_grad = (run.hypergrad(top).flat for run in runs)
+    assert distance(expected_grad, got_grad) <= 10 * tolerance
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy(strategy: str) -> None:
+    settings = f"optimizer = sgd(lr = 0.1)  steps = 6  hypergrad = {strategy}"
+    # A quotient of differences multiplies rounding by 1 / eps.
+    agree(both(text(settings)), 1e-7 if strategy in ("finite_diff", "sama") else TOLERANCE)
+
+
+def test_exact() -> None:
+    """Needs a quadratic level."""
+    program = text("optimizer = sgd(lr = 0.1)  steps = 6  hypergrad = exact")
+    agree(both(program.replace("= xent(s.x @ W + b, s.y)", "= (s.x @ W + b)^2")))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("start", ["warm", "reset"])
+def test_every_optimizer(optimizer: str, start: str) -> None:
+    settings = f"optimizer = {optimizer}  steps = 6  start = {start}  {DAMPED}"
+    agree(both(text(settings)))
+
+
+@pytest.mark.parametrize("domain", ["real", "positive", "unit", "interval(0, 2)", "ball(2, 1.0)"])
+def test_every_domain(domain: str) -> None:
+    settings = PLAIN
+    program = text(settings, domain=domain).replace(" in real ", " ")
+    agree(both(program))
+
+
+def test_batches() -> None:
+    settings = f"optimizer = adam(lr = 0.05)  steps = 6  {DAMPED}"
+    agree(both(text(settings, draw="draw s from train(batch = 7, shuffle = true)", rows="s")))
+
+
+def test_detach() -> None:
+    settings = PLAIN
+    agree(both(text(settings, extra="+ mean(detach(losses) * losses)")))
+
+
+def test_frozen_variables() -> None:
+    settings = f'{PLAIN}  freeze = ["b"]'
+    agree(both(text(settings)))
+
+
+@pytest.mark.parametrize("settings", ["clip = 0.1", "accumulate = 2", "stop = 1e-3"])
+def test_settings_that_a_row_of_updates_cannot_have(settings: str) -> None:
+    stop = settings.replace("stop = 1e-3", "stop = grad_norm < 1e-3")
+    agree(both(text(f"{PLAIN}  {stop}")))
+
+
+def test_a_learning_rate_schedule() -> None:
+    settings = f"optimizer = sgd(lr = 0.1, momentum = 0.5)  steps = 6  {DAMPED}"
+    agree(both(text(f"{settings}  lr_schedule = cosine()")))
+
+
+def test_more_updates_than_run_in_a_row() -> None:
+    runs = both(text("optimizer = sgd(lr = 0.1)  steps = 230  hypergrad = cg(iters = 4)"))
+    agree(runs)
+    assert runs[0].state.updates == runs[1].state.updates
+    assert runs[0].state.gradients == runs[1].state.gradients
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples(path: Path) -> None:
+    program = bettyc.load(path, profile="smoke", set={"run.precision": "fp64"})
+    program.check().raise_if_errors()
+    agree([program.compile(opt=opt).start(seed=0) for opt in (0, 1)], 1e-6)
