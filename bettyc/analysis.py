@@ -379,6 +379,8 @@ def _judged_by_itself(lower: Level, upper: Level, name: str, unit: Unit) -> Diag
     at = above[0] if above else upper.objective_span
     declared = unit.names.get(name)
     edits: list[Edit] = []
+    if isinstance(declared, ast.Part):
+        return _other_part(lower, upper, name, unit, at, above)
     if isinstance(declared, ast.Data) and below and above:
         train, val = f"{name}_train", f"{name}_val"
         end = Span(declared.span.file, declared.span.end, declared.span.end)
@@ -398,6 +400,29 @@ def _judged_by_itself(lower: Level, upper: Level, name: str, unit: Unit) -> Diag
                 tuple(edits),
                 "maybe-incorrect" if edits else "has-placeholders",
             )
+        ],
+    )
+
+
+def _other_part(
+    lower: Level, upper: Level, name: str, unit: Unit, at: Span, mentions: list[Span]
+) -> Diagnostic:
+    """MLO0502 of one part of a split; another part is there to judge by."""
+    others = [p.name.text for p in unit.splits[name].parts if p.name.text != name]
+    return report(
+        "MLO0502",
+        at,
+        name=name,
+        lower=lower.name,
+        upper=upper.name,
+        label=f"`{upper.name}` is to judge what `{lower.name}` learned",
+        suggestions=[
+            Suggestion(
+                f"use `{other}`, another part of the split",
+                tuple(Edit(span, other) for span in mentions),
+                "maybe-incorrect",
+            )
+            for other in others
         ],
     )
 

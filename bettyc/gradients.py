@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bettyc.diagnostics.model import Diagnostic, Edit, Label, Suggestion
+from bettyc.diagnostics.model import Applicability, Diagnostic, Edit, Label, Suggestion
 from bettyc.diagnostics.registry import report
 from bettyc.diagnostics.span import Span
 from bettyc.expr import LEAVES, Graph
 from bettyc.hierarchy import Hierarchy
-from bettyc.model import Call, Formula, Level, Model, Ref
+from bettyc.model import Call, Formula, Level, Model, Read, Ref
 from bettyc.ops import OPS
 
 OWNED = ("var", "module")
@@ -191,7 +191,7 @@ def _unreached(flow: Flow, h: Hierarchy, level: Level) -> Diagnostic:
     starred = [q for q in h.starred[name] if flow.touches(name, q)]
     if starred:
         return _never_arrives(level, h, starred)
-    return _own_unused(level, h)
+    return _own_unused(flow, level, h)
 
 
 def _cut(flow: Flow, level: Level, variable: str, cut: Cut) -> Diagnostic:
@@ -292,12 +292,14 @@ def _never_arrives(level: Level, h: Hierarchy, starred: list[str]) -> Diagnostic
     )
 
 
-def _own_unused(level: Level, h: Hierarchy) -> Diagnostic:
+def _own_unused(flow: Flow, level: Level, h: Hierarchy) -> Diagnostic:
     suggestions: list[Suggestion] = []
     secondary: list[Label] = []
     for q, read in h.frozen[level.name].items():
         secondary.append(Label(read.span, f"the response of `{q}` is a constant here"))
-        suggestions.append(Suggestion("remove the `detach` around it", (), "has-placeholders"))
+        edits = _without_detach(flow, read)
+        applies: Applicability = "maybe-incorrect" if edits else "has-placeholders"
+        suggestions.append(Suggestion("remove the `detach` around it", edits, applies))
     if not suggestions:
         names = ", ".join(f"`{v.name}`" for v in level.variables if "." not in v.name)
         suggestions.append(
@@ -316,6 +318,15 @@ def _own_unused(level: Level, h: Hierarchy) -> Diagnostic:
         label="none of its own variables is in here",
         suggestions=suggestions,
     )
+
+
+def _without_detach(flow: Flow, read: Read) -> tuple[Edit, ...]:
+    """Take away a `detach(...)` that is written around one read and nothing else."""
+    file, start, end = read.span
+    around = Span(file, start - len("detach("), end + 1)
+    if not any(s == around and flow.graph[n].op == "detach" for n, s in flow.spans.items()):
+        return ()
+    return Edit(Span(file, around.start, start), ""), Edit(Span(file, end, around.end), "")
 
 
 def _without_influence(flow: Flow) -> list[Diagnostic]:

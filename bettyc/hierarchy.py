@@ -224,6 +224,7 @@ def _mixed_reads(mentions: Sequence[Mentions], h: Hierarchy) -> dict[tuple[str, 
             bare = h.value[m.level].get(q)
             if bare is None:
                 continue
+            others = _bare(mentions, m.level, q)
             found[m.level, q] = report(
                 "MLO0213",
                 bare.span,
@@ -234,10 +235,14 @@ def _mixed_reads(mentions: Sequence[Mentions], h: Hierarchy) -> dict[tuple[str, 
                 secondary=[Label(star.span, "a response")],
                 notes=["a level is solved jointly: all of its variables are its response, or none"],
                 suggestions=[
-                    Suggestion("star both", (star_edit(bare),), "maybe-incorrect"),
                     Suggestion(
-                        "or take this one as a constant",
-                        detach_edits(bare, star=True),
+                        "star both" if len(others) == 1 else "star all of them",
+                        tuple(star_edit(r) for r in others),
+                        "maybe-incorrect",
+                    ),
+                    Suggestion(
+                        "or take what is not starred as a constant",
+                        tuple(e for r in others for e in detach_edits(r, star=True)),
                         "maybe-incorrect",
                     ),
                 ],
@@ -425,7 +430,7 @@ def _undirected(
         # one forgotten star also leaves undecided what its response passes through: name it only
         cause = next((pair for pair in pairs if _star_cures_all(mentions, *pair)), None)
         pairs = [cause] if cause is not None else pairs
-    return [_undirected_pair(h, p, read) for p, read in pairs]
+    return [_undirected_pair(mentions, h, p, read) for p, read in pairs]
 
 
 def _star_cures_all(mentions: Sequence[Mentions], p: str, read: Read) -> bool:
@@ -474,14 +479,22 @@ def _inner(m: Mentions, starred: set[str]) -> tuple[bool, int]:
     return m.feels, m.inner + 2 * (m.level in starred)
 
 
-def _undirected_pair(h: Hierarchy, p: str, read: Read) -> Diagnostic:
+def _bare(mentions: Sequence[Mentions], reader: str, level: str) -> list[Read]:
+    """The bare reads of a level's values in one objective, each place once."""
+    reads = next(m.reads for m in mentions if m.level == reader)
+    found = {r.span: r for r in reads if r.level == level and r.mode == "value" and not r.detached}
+    return list(found.values())
+
+
+def _undirected_pair(mentions: Sequence[Mentions], h: Hierarchy, p: str, read: Read) -> Diagnostic:
     q = read.level
     back = h.value[q].get(p)
+    here, there = _bare(mentions, p, q), _bare(mentions, q, p)
     notes: list[Note | str] = []
     suggestions = [
         Suggestion(
             f"if `{q}` is solved below `{p}`, read its response (differentiated)",
-            (star_edit(read),),
+            tuple(star_edit(r) for r in here),
             "maybe-incorrect",
         )
     ]
@@ -490,12 +503,12 @@ def _undirected_pair(h: Hierarchy, p: str, read: Read) -> Diagnostic:
         suggestions += [
             Suggestion(
                 f"if `{p}` is solved below `{q}`, read the response of `{p}` in `{q}`",
-                (star_edit(back),),
+                tuple(star_edit(r) for r in there),
                 "maybe-incorrect",
             ),
             Suggestion(
                 "if the two play simultaneously, say so on both reads",
-                (*detach_edits(read, star=False), *detach_edits(back, star=False)),
+                tuple(e for r in (*here, *there) for e in detach_edits(r, star=False)),
                 "maybe-incorrect",
             ),
         ]
@@ -503,7 +516,7 @@ def _undirected_pair(h: Hierarchy, p: str, read: Read) -> Diagnostic:
         suggestions.append(
             Suggestion(
                 "or take its solution as a constant (first order)",
-                detach_edits(read, star=True),
+                tuple(e for r in here for e in detach_edits(r, star=True)),
                 "maybe-incorrect",
             )
         )

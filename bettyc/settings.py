@@ -398,7 +398,9 @@ class Checker:
         self, function: str, name: str, known: typing.Iterable[str], span: Span
     ) -> None:
         known = tuple(known)
-        near = closest(name, known) or (("lr",) if "lr" in known and "rate" in name else ())
+        near = closest(name, known) or [
+            k for k in known if name[:4] == k[:4] or (k == "lr" and "rate" in name)
+        ]
         word = Span(span.file, span.start, span.start + len(name))
         self.found.append(
             report(

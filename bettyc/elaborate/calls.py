@@ -8,7 +8,7 @@ from typing import Any
 from bettyc.diagnostics.model import Edit, Label, Suggestion
 from bettyc.diagnostics.span import Span
 from bettyc.diagnostics.suggest import closest
-from bettyc.elaborate import constants, formula, networks
+from bettyc.elaborate import constants, formula, hints, networks
 from bettyc.elaborate.constants import NotConstant
 from bettyc.elaborate.context import Context
 from bettyc.elaborate.declared import type_of
@@ -112,6 +112,8 @@ def misfit(
     if "result" in f:
         notes.append(f"NumPy would silently give `{f['result']}`")
     suggestions = _new_axis(nodes, error, operands, ctx) if error.code == "MLO0402" else []
+    suggestions += hints.other_way_round(ctx.graph, op, operands, nodes)
+    suggestions += hints.one_logit(ctx.graph, op, operands, span)
     ctx.report(
         error.code,
         primary,
@@ -276,10 +278,20 @@ def _unknown_function(
             write = f"`{level.name}.{name}` or `{level.name}*.{name}`"
             edit = Edit(span, f"{level.name}.{name}")
             suggestions.append(Suggestion(f"{where}: write {write}", (edit,), "maybe-incorrect"))
-    if not suggestions:
+    named, notes = hints.function(name, span)
+    suggestions += named
+    if not suggestions and not notes:
         declared = f'`extern fn {name}(...) -> real from "module:{name}"`'
         suggestions.append(Suggestion(f"declare it: {declared}", (), "has-placeholders"))
-    ctx.report("MLO0208", span, scope, name=name, label="no such function", suggestions=suggestions)
+    ctx.report(
+        "MLO0208",
+        span,
+        scope,
+        name=name,
+        label="no such function",
+        notes=notes,
+        suggestions=suggestions,
+    )
     _visit(ctx, node, scope)
     return BAD
 
@@ -709,7 +721,7 @@ def _function(ctx: Context, row: Op, node: ast.Call, scope: Scope) -> Meaning:
             nodes.append(arg.value)
             continue
         try:
-            attrs[parameter.name] = _attribute(ctx, arg.value, scope)
+            attrs[parameter.name] = _attribute(ctx, parameter.name, arg.value, scope)
         except NotConstant:
             return BAD
     if row.name == "dropout":
@@ -742,7 +754,7 @@ def _variadic(ctx: Context, row: Op, name: str, node: ast.Call, scope: Scope) ->
                         notes=[f"it is `{row.signature}`"],
                     )
                     return BAD
-                attrs[arg.name.text] = _attribute(ctx, arg.value, scope)
+                attrs[arg.name.text] = _attribute(ctx, arg.name.text, arg.value, scope)
             elif constant.operand or len(operands) < len(leading):
                 operands.append(formula.tensor(ctx, arg.value, scope))
                 nodes.append(arg.value)
@@ -766,14 +778,22 @@ def _variadic(ctx: Context, row: Op, name: str, node: ast.Call, scope: Scope) ->
     return formula.apply(ctx, row.name, operands, nodes, node.span, scope, **attrs)
 
 
-def _attribute(ctx: Context, node: ast.Expr, scope: Scope) -> Any:
-    """A compile-time argument: a number, a list of them, or a dim that is not bound yet."""
-    if isinstance(node, ast.Name | ast.Binary):
-        probe = scope.unit.names.get(node.id) if isinstance(node, ast.Name) else None
-        if isinstance(probe, ast.DimDecl) or isinstance(node, ast.Binary):
-            found = constants.dim(ctx, node, scope)
-            return found.value if found.value is not None else found
-    return constants.value(ctx, node, scope)
+def _attribute(ctx: Context, name: str, node: ast.Expr, scope: Scope) -> Any:
+    """A compile-time argument: a number, a list of whole ones, or a dim that is not bound yet."""
+    names = [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
+    if any(isinstance(scope.unit.names.get(n), ast.DimDecl) for n in names):
+        found = constants.dim(ctx, node, scope)
+        return found.value if found.value is not None else found
+    value = constants.value(ctx, node, scope)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    several = isinstance(value, tuple) and all(
+        isinstance(v, int) and not isinstance(v, bool) for v in value
+    )
+    if whole or several or (name != "axis" and isinstance(value, float)):
+        return value
+    expected = "a whole number, or a list of them" if name == "axis" else "a number"
+    ctx.report("MLO0404", node.span, scope, expected=expected, found="another value")
+    raise NotConstant
 
 
 __all__ = [

@@ -8,10 +8,12 @@ from typing import Any
 
 from bettyc.diagnostics.model import Edit, Suggestion
 from bettyc.diagnostics.suggest import closest
+from bettyc.elaborate import hints
 from bettyc.elaborate.context import Context
 from bettyc.elaborate.scope import Scope
 from bettyc.grammar import ast
 from bettyc.model import Call, Ref, Setting, Value
+from bettyc.ops import INITIAL
 from bettyc.types import Dim, number, symbol
 from bettyc.types import add as add_dims
 from bettyc.types import multiply as multiply_dims
@@ -151,7 +153,17 @@ def _apply(
     a, b = value(ctx, left, scope), value(ctx, right, scope)
     for operand, at in ((a, left), (b, right)):
         if isinstance(operand, bool) or not isinstance(operand, int | float):
-            if isinstance(operand, Call) and isinstance(at, ast.Name):
+            if isinstance(operand, Call) and operand.name in INITIAL:
+                ctx.report(
+                    "MLO0404",
+                    at.span,
+                    scope,
+                    expected="a number",
+                    found=f"the initial value `{operand.name}`",
+                    label="cannot be calculated with",
+                    notes=["write `fill(0.1)` for a tensor of one number"],
+                )
+            elif isinstance(operand, Call) and isinstance(at, ast.Name):
                 unknown(ctx, at, scope, scope.unit.names)
             else:
                 ctx.report("MLO0404", at.span, scope, expected="a number", found="something else")
@@ -378,7 +390,13 @@ def unknown(ctx: Context, node: ast.Name, scope: Scope, candidates: Iterable[str
                 )
             )
     ctx.report(
-        "MLO0202", node.span, scope, name=node.id, label="not declared", suggestions=suggestions
+        "MLO0202",
+        node.span,
+        scope,
+        name=node.id,
+        label="not declared",
+        notes=hints.package(node.id),
+        suggestions=suggestions,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from bettyc.diagnostics.model import Edit, Label, Suggestion
 from bettyc.diagnostics.span import Span
 from bettyc.diagnostics.suggest import closest
-from bettyc.elaborate import calls, constants
+from bettyc.elaborate import calls, constants, hints
 from bettyc.elaborate.constants import NotConstant
 from bettyc.elaborate.context import Context
 from bettyc.elaborate.declared import type_of
@@ -396,12 +396,17 @@ def _field(ctx: Context, node: ast.Field, scope: Scope) -> Meaning:
                 "MLO0408", node.span, scope, name=base.name, label="a network has no fields here"
             )
         else:
+            text = hints.text(node.base) if isinstance(base, Tens) else ""
+            suggestions, notes = hints.method(node, text)
             ctx.report(
                 "MLO0404",
                 node.base.span,
                 scope,
                 expected="a record or a level",
                 found=describe(base),
+                label="followed by a dot",
+                notes=notes if isinstance(base, Tens) else [],
+                suggestions=suggestions,
             )
     return BAD
 

@@ -369,18 +369,40 @@ def _scalar(ctx: Context, node: int, objective: ast.Objective, scope: Scope) -> 
             label="an objective is a number",
         )
         return False
-    start, end = Span(span.file, span.start, span.start), Span(span.file, span.end, span.end)
     ctx.report(
         "MLO0403",
         span,
         scope,
         type=type_,
         label="an objective is one number",
-        suggestions=[
-            Suggestion("wrap it", (Edit(start, "mean("), Edit(end, ")")), "maybe-incorrect")
-        ],
+        suggestions=[_reduced(ctx, objective.value, scope)],
     )
     return False
+
+
+def _reduced(ctx: Context, node: ast.Expr, scope: Scope) -> Suggestion:
+    """Wrap what is no scalar: the whole objective, or those of its summands that are tensors."""
+    edits: list[Edit] = []
+    words = set()
+    for term in _summands(node):
+        with ctx.recording():
+            index = formula.tensor(ctx, term, scope)
+        type_ = ctx.graph[index].type if index is not None else None
+        if index is None or not isinstance(type_, Tensor) or not type_.shape:
+            continue
+        data = any(leaf.op in ("data", "batch", "task") for _, leaf in ctx.graph.leaves(index))
+        word = "mean" if data else "sum"
+        words.add(word)
+        file, start, end = term.span
+        edits += [Edit(Span(file, start, start), f"{word}("), Edit(Span(file, end, end), ")")]
+    text = " and ".join(f"`{w}(...)`" for w in sorted(words))
+    return Suggestion(f"wrap it in {text}", tuple(edits), "maybe-incorrect")
+
+
+def _summands(node: ast.Expr) -> list[ast.Expr]:
+    if isinstance(node, ast.Binary) and node.op in ("+", "-"):
+        return [*_summands(node.left), *_summands(node.right)]
+    return [node]
 
 
 def _settings(

