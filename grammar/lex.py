@@ -91,8 +91,7 @@ def docs(text: str, tokens: list[Token], comments: list[Comment]) -> dict[int, s
     for span, comment in reversed(comments):
         token = tokens[bisect_left(starts, span.end)]
         if not (below >= 0 and _BELOW.fullmatch(text, span.end, below)):
-            adjacent = token.kind != END and _BELOW.fullmatch(text, span.end, token.start)
-            documented = token.start if adjacent else -1
+            documented = token.start if _BELOW.fullmatch(text, span.end, token.start) else -1
         below = span.start if own_line(text, span.start) else -1
         if below >= 0 and documented >= 0 and comment.startswith("##"):
             found.setdefault(documented, []).append(comment[2:].removeprefix(" ").rstrip())

@@ -136,6 +136,7 @@ CHANGED = [
         "metric m = a # one\n + b # two\n",
         "metric m = a  # one\n         + b  # two\n",
     ),
+    ("metric m = (a) # one\n + b", "metric m = (a)  # one\n         + b\n"),
     ("param x : real # why\n = 3", "param x : real =  # why\n3\n"),
     ("dim m\n## doc\n;dim n", "dim m\n## doc\n\ndim n\n"),
 ]

@@ -233,6 +233,15 @@ def test_a_statement_that_belongs_elsewhere_costs_only_itself() -> None:
     assert len(list(ast.children(file.items[0]))) == 3
 
 
+def test_a_block_without_a_proper_head_is_skipped_whole() -> None:
+    text = "lvl a b {\n  metric m = 1\n  minimize (x)\n}\ndim n\nrun r { steps = 1 }\ndim d"
+    file = parse(text, "").file
+    assert file is not None
+
+    assert [row[:2] for row in found(text)] == [(1, 1), (6, 5)]
+    assert [type(item).__name__ for item in file.items] == ["Dim", "Dim"]
+
+
 def test_levels_after_an_error_are_still_there() -> None:
     text = "level a {\n  minimize (x\n}\n\nlevel b {\n  minimize }\n\nlevel c { minimize z }"
     file = parse(text, "").file

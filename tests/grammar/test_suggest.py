@@ -21,6 +21,8 @@ from bettyc.diagnostics.suggest import closest, distance
         ("learning_rate", ["lr"], []),
         ("elephant", ["level", "let"], []),
         ("b", ["a", "bb"], []),
+        ("abcdef", ["abcxyz"], []),
+        ("abcdef", ["abcdxy"], ["abcdxy"]),
         ("fit", ["fit"], []),
         ("fit", [], []),
         ("at", ["as", "it", "a"], ["as"]),
