@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from bettyc.cli.common import global_options, program_options, read_program, settings, sound
+from bettyc.cli.common import (
+    Failed,
+    global_options,
+    program_options,
+    read_program,
+    report,
+    settings,
+    sound,
+)
 from bettyc.cli.planning import bound, planned
 
 
@@ -24,12 +33,21 @@ from bettyc.cli.planning import bound, planned
     metavar="0|1|2",
     help="0: plain autograd; 1: derivatives in closed form; 2: also compiled.",
 )
+@click.option(
+    "--memory", is_flag=True, help="Compare what differentiating needs with the device's memory."
+)
 @click.option("--device", metavar="DEVICE", help="cpu, cuda or auto.")
 @click.option("--seed", type=int, metavar="N", help="Seed of the run.")
 @program_options
 @global_options("text", "json", "dot")
 def command(
-    file: str, why: bool, opt: int, device: str | None, seed: int | None, **parameters: Any
+    file: str,
+    why: bool,
+    memory: bool,
+    opt: int,
+    device: str | None,
+    seed: int | None,
+    **parameters: Any,
 ) -> None:
     """Show the schedule of a program and how each level is differentiated.
 
@@ -44,6 +62,12 @@ def command(
         emit(bound(checked, s), s, opt=opt)
         return
     plan = planned(bound(checked, s), s, opt=opt, device=device, seed=seed)
+    if memory:
+        from bettyc.planner.memory import check
+
+        found = replace(checked, diagnostics=tuple(check(plan))).shown(s.levels)
+        if report(found, checked.sources, s):
+            raise Failed(1)
     if s.format == "json":
         click.echo(plan.to_json())
     elif s.format == "dot":

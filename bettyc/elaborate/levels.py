@@ -254,11 +254,11 @@ def _inside(ctx: Context, node: ast.Var, value: Value, domain: Call | None, scop
         from bettyc.settings import show
 
         shown = show(domain)
-        notes = []
-        if domain.name == "positive":
-            notes.append(
-                "the domain is on the variable, not on its logarithm: write `1e-3`, not `-3`"
-            )
+        suggestions = []
+        if domain.name == "positive" and number < 0:
+            at = _written_number(node.value)
+            cure = "the domain is on the variable, not on its logarithm: say what it is itself"
+            suggestions = [Suggestion(cure, (Edit(at, f"exp({number:g})"),), "maybe-incorrect")]
         ctx.report(
             "MLO0413",
             node.value.span,
@@ -267,9 +267,15 @@ def _inside(ctx: Context, node: ast.Var, value: Value, domain: Call | None, scop
             name=node.name.text,
             domain=shown,
             label="outside",
-            notes=notes,
+            suggestions=suggestions,
         )
         raise NotConstant
+
+
+def _written_number(node: ast.Expr) -> Span:
+    """The place of the number in `-3` or `fill(-3)`."""
+    only = node.args[0] if isinstance(node, ast.Call) and len(node.args) == 1 else None
+    return only.value.span if isinstance(only, ast.Arg) else node.span
 
 
 def build(ctx: Context, level: LevelDecl, scope: Scope, origins: dict[str, Any]) -> Level | None:
