@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypergradients import differentiate
 from nonlinear import curved
-from problems import normal, relative, ridge
+from problems import Formula, Problem, normal, relative, ridge
 
 from bettyc.runtime.adjoint import Lower, hypergradient
 from bettyc.runtime.gradcheck import (
@@ -23,7 +23,7 @@ from bettyc.runtime.gradcheck import (
 )
 from bettyc.runtime.nesting import Nest
 from bettyc.runtime.report import SolveError
-from bettyc.runtime.response import Point
+from bettyc.runtime.response import Point, Reduced
 from bettyc.strategies import CG, Exact, Neumann
 
 
@@ -58,6 +58,47 @@ def test_references_equal_the_nested_derivative(reference):
         found = by_differences("top", point, [0, 1])
 
     assert relative(found, problem.answer) < 1e-6
+
+
+def four():
+    """Four scalar levels, each coupled to all others by a wave: responses of third order matter."""
+    names = ("l1", "l2", "l3", "l4")
+    weights, shifts = 1.1 * torch.sign(normal(4, 4, seed=4)), normal(4, seed=5)
+    weights.fill_diagonal_(0.5)  # weak in its own variable: every level is convex
+
+    def objective(i):
+        def function(theta):
+            z = torch.cat([theta[name] for name in names])
+            return 0.5 * z[i].square() + 0.5 * torch.sin(weights[i] @ z + shifts[i])
+
+        return Formula(names[i], (names[i], *(n for n in names if n != names[i])), function)
+
+    theta = {name: torch.zeros(1, dtype=torch.float64) for name in names}
+    return Problem({name: objective(i) for i, name in enumerate(names)}, theta, names)
+
+
+def test_total_of_four_curved_levels_equals_differences():
+    problem = four()
+    point = respond("l4", point_of(problem))
+    pulls = point.nest.sweep("l4", frozenset(problem.order))
+    found = hypergradient(
+        "l4",
+        objectives=point.objectives,
+        theta=point.theta,
+        frames=point.frames,
+        lowers={p.level: Lower(Exact(), reduced=Reduced(p.level, point)) for p in pulls},
+        pulls=pulls,
+    )
+
+    assert relative(found.grad, by_differences("l4", point, [0], step=1e-3)) < 1e-10
+
+
+def test_differences_are_of_fourth_order():
+    wave = Formula("top", ("top",), lambda t: torch.sin(50 * t["top"]).sum())
+    theta = {"top": torch.tensor([0.3], dtype=torch.float64)}
+    found = by_differences("top", point_of(Problem({"top": wave}, theta, ("top",))), [0])
+
+    assert relative(found, 50 * torch.cos(50 * theta["top"])) < 1e-8
 
 
 def planned(problem, strategy):

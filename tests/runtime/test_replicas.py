@@ -124,6 +124,10 @@ def test_the_report_is_the_least_favourable():
     )
 
 
+def test_the_report_counts_the_products_of_all_replicas():
+    assert run(Neumann(terms=4, lr=0.3)).reports[0].products == COUNT * (3 + 1)
+
+
 def test_a_replicated_root_has_one_gradient_per_replica():
     found = hypergradient("task", objectives=OBJECTIVES, theta=THETA, frames=FRAMES)
     expected = torch.stack(
