@@ -80,7 +80,6 @@ RUN: dict[str, Kind] = {
     "checkpoint": Kind(("call",), "how often to save", table="checkpoint"),
     "stop": Kind(("call",), "early stopping", table="early"),
     "export": Kind(("refs",), "variables written at the end", ()),
-    "compile": Kind(("flag",), "use torch.compile where it pays", False),
 }
 BLOCKS = {"level": LEVEL, "run": RUN}
 
