@@ -71,6 +71,28 @@ class Hierarchy:
             self._moves[key] = self._depends(level, on)
         return self._moves[key]
 
+    def readers(self, level: str) -> tuple[str, ...]:
+        """The levels that star one, outside `detach`."""
+        return self._starring.get(level, ())
+
+    @cached_property
+    def _starring(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for p in self.levels:
+            for q in self.starred[p]:
+                found[q] = (*found.get(q, ()), p)
+        return found
+
+    @cached_property
+    def lower(self) -> frozenset[str]:
+        """The levels that are below another."""
+        return frozenset(q for p in self.levels for q in self.direct(p))
+
+    @cached_property
+    def constant(self) -> frozenset[str]:
+        """The levels whose response some level takes as a constant."""
+        return frozenset(q for p in self.levels for q in self.frozen[p])
+
     @cached_property
     def _read(self) -> frozenset[str]:
         """The levels whose value is read anywhere."""

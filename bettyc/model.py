@@ -7,6 +7,7 @@ expression graph. Nothing is a Python object of the user's.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 from bettyc.diagnostics.span import Span
@@ -208,8 +209,13 @@ class Model:
     metrics: tuple[Metric, ...]
     run: tuple[Setting, ...]
 
+    @cached_property
+    def _by_name(self) -> dict[str, Level]:
+        return {level.name: level for level in self.levels}
+
     def level(self, name: str) -> Level:
-        return next(level for level in self.levels if level.name == name)
+        """The level of a name. Raises KeyError when there is none."""
+        return self._by_name[name]
 
     def setting(self, key: str) -> Value:
         """A setting of the run block."""

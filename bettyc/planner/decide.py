@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from bettyc.diagnostics.model import Diagnostic, Label
 from bettyc.diagnostics.registry import report
@@ -37,7 +38,7 @@ class Decisions:
     sweeps: Mapping[str, tuple[Pull, ...]]
     program: tuple[Instruction, ...]
 
-    @property
+    @cached_property
     def pulled(self) -> frozenset[str]:
         """The levels that some hypergradient goes through."""
         return frozenset(pull.level for sweep in self.sweeps.values() for pull in sweep)
@@ -67,7 +68,8 @@ def decide(
         program = schedule(h, paces, sweeps, steps if isinstance(steps, int) else 100)
     except ConflictError as error:
         return None, [*found, _conflict(facts, error)]
-    totals = {n: _total(facts, strategies, h, n) for n in h.levels}
+    dense = _dense(facts, strategies, h)
+    totals = {n: _total(facts, h, n, dense) for n in h.levels}
     return Decisions(optimizers, strategies, totals, sweeps, program), found
 
 
@@ -76,9 +78,22 @@ def inner(h: Hierarchy, level: str) -> list[str]:
     return sorted(q for q in h.starred[level] if h.depends(q, level))
 
 
-def _total(
-    facts: Mapping[str, Facts], strategies: Mapping[str, choose.Choice], h: Hierarchy, level: str
-) -> str:
+def _dense(
+    facts: Mapping[str, Facts], strategies: Mapping[str, choose.Choice], h: Hierarchy
+) -> frozenset[str]:
+    """The levels that are small and known, with all below them small, known and solved for."""
+    found: set[str] = set()
+    for name in h.order:
+        f = facts[name]
+        small = f.size is not None and f.size <= choose.DENSE and not f.noisy
+        below = h.direct(name)
+        solved = all(q in found and strategies[q].call.name in IMPLICIT for q in below)
+        if small and f.level.task is None and solved:
+            found.add(name)
+    return frozenset(found)
+
+
+def _total(facts: Mapping[str, Facts], h: Hierarchy, level: str, dense: frozenset[str]) -> str:
     """Direct or total curvature. `auto` takes total where every level inside is small, known and
     solved for.
     """
@@ -88,18 +103,13 @@ def _total(
         return said.name
     if not inside or facts[level].level.task is not None:
         return "direct"
-    affordable = all(
-        f.size is not None and f.size <= choose.DENSE and not f.noisy and f.level.task is None
-        for f in (facts[level], *(facts[q] for q in h.below[level]))
-    )
-    implicit = all(strategies[q].call.name in IMPLICIT for q in h.below[level])
-    return "total" if affordable and implicit else "direct"
+    return "total" if level in dense else "direct"
 
 
 def _strategy(f: Facts, facts: Mapping[str, Facts], h: Hierarchy, optimizer: Call) -> choose.Choice:
-    readers = [p for p in h.levels if f.name in h.starred[p]]
-    frozen = not readers and any(f.name in h.frozen[p] for p in h.levels)
-    if not readers and not frozen and not any(f.name in h.below[p] for p in h.levels):
+    readers = h.readers(f.name)
+    frozen = not readers and f.name in h.constant
+    if f.name not in h.lower:
         none = choose.filled(STRATEGIES, "none")
         return choose.Choice(none, (choose.Verdict("none", "no level reads its response", True),))
     zero_sum = len(readers) == 1 and is_zero_sum(f, facts[readers[0]])

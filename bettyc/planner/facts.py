@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bettyc.calculus.bounds import Bounds
@@ -88,10 +89,22 @@ class Facts:
 
 def gather(model: Model, graph: Graph, hierarchy: Hierarchy) -> dict[str, Facts]:
     """The facts of every level."""
-    return {level.name: _facts(model, graph, hierarchy, level) for level in model.levels}
+    domains = {
+        (level.name, v.name): v.domain
+        for level in model.levels
+        for v in level.variables
+        if v.domain is not None
+    }
+    return {lv.name: _facts(model, graph, hierarchy, lv, domains) for lv in model.levels}
 
 
-def _facts(model: Model, graph: Graph, hierarchy: Hierarchy, level: Level) -> Facts:
+def _facts(
+    model: Model,
+    graph: Graph,
+    hierarchy: Hierarchy,
+    level: Level,
+    domains: Mapping[tuple[str, str], Call],
+) -> Facts:
     reached = graph.reachable([level.objective])
     own = [
         i
@@ -99,7 +112,7 @@ def _facts(model: Model, graph: Graph, hierarchy: Hierarchy, level: Level) -> Fa
         if graph[i].op in ("var", "module") and graph[i].attr("level") == level.name
     ]
     curvature = classify(
-        graph, level.objective, own, level.sense, _domains(model, graph, reached, level)
+        graph, level.objective, own, level.sense, _domains(graph, reached, level, domains)
     )
     other = "maximize" if level.sense == "minimize" else "minimize"
     turned = classify(graph, level.objective, own, other)
@@ -119,19 +132,16 @@ def _facts(model: Model, graph: Graph, hierarchy: Hierarchy, level: Level) -> Fa
     )
 
 
-def _domains(model: Model, graph: Graph, reached: list[int], level: Level) -> dict[int, Bounds]:
+def _domains(
+    graph: Graph, reached: list[int], level: Level, declared: Mapping[tuple[str, str], Call]
+) -> dict[int, Bounds]:
     """Bounds of what other levels own, by leaf."""
-    declared = {
-        (lv.name, v.name): v.domain
-        for lv in model.levels
-        if lv is not level
-        for v in lv.variables
-        if v.domain is not None
-    }
     found = {}
     for index in reached:
         node = graph[index]
-        domain = declared.get((node.attr("level"), node.attr("name"))) if node.op == "var" else None
+        if node.op != "var" or node.attr("level") == level.name:
+            continue
+        domain = declared.get((node.attr("level"), node.attr("name")))
         if domain is not None:
             found[index] = _bounds(domain)
     return found
