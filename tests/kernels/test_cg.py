@@ -27,9 +27,12 @@ def product(a):
 def test_solves_the_system(way, device, draw, close, n, method):
     a, b = spd(draw, n).to(device), draw(n).to(device)
     kept = b.clone()
-    x, info = cg(product(a), b, tol=1e-12, method=method)
+    calls = []
+    x, info = cg(lambda p: (calls.append(0), a @ p)[1], b, tol=1e-12, method=method)
     close(x, torch.linalg.solve(a, b), 1e-9)
     assert info.converged
+    if device == "cpu" and method == "classic":  # no product after convergence
+        assert len(calls) == info.iterations
     assert [info.curvature, info.breakdown] == [False] * 2
     assert info.relative_residual <= 1e-12
     assert torch.equal(b, kept)
@@ -132,6 +135,30 @@ def test_a_product_that_is_not_finite_is_a_breakdown(way, device, draw, method, 
     assert info.breakdown
     assert info.iterations == 2
     assert torch.equal(x, two)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_product_that_overflows_is_a_breakdown(way, device, method):
+    """Infinite curvature is not infinitely good: alpha would be 0, and r would be 0 * inf."""
+    b = torch.ones(4, dtype=torch.float64, device=device)
+    x, info = cg(lambda p: p * 1e308 * 10, b, max_iters=3, method=method)
+    assert info.breakdown
+    assert info.iterations == 0
+    assert torch.equal(x, torch.zeros_like(b))
+
+
+@pytest.mark.parametrize("module", [cg_update, cg_single], ids=["classic", "single"])
+def test_a_residual_of_zero_is_never_divided_by(way, device, guard, draw, module):
+    """Even where the state says that the solve is running: 0 <= 0 is convergence."""
+    x, goal = guard(draw(40)), torch.zeros((), dtype=torch.float64, device=device)
+    solve = module.start(x, torch.zeros_like(x), goal, 3)
+    solve.state[0, 2] = cg_update.RUNNING
+    before = x.clone()
+    solve.advance(lambda p: 2 * p, 0)
+    assert solve.state[1, 2] == cg_update.CONVERGED
+    assert solve.state[1, 3] == 0
+    assert torch.equal(x, before)
 
 
 def test_damping_and_warm_start(way, device, draw, close):
