@@ -132,8 +132,29 @@ class Hierarchy:
         """The relation of `arrow` on all levels below `root`."""
         return {level: self.arrow(root, level) for level in sorted(self.below[root])}
 
-    def sweep(self, root: str) -> list[tuple[str, tuple[str, ...]]]:
-        """Levels in the order of the adjoint sweep, each with where its adjoint flows.
+    def inputs(self, level: str) -> frozenset[str]:
+        """The levels that the reduced objective of `level` is a function of, besides itself: its
+        own reads, and those of the levels whose solutions move with it.
+        """
+        inner: set[str] = set()
+        found: set[str] = set()
+        stack = [*self.starred[level], *self.value[level]]
+        while stack:
+            q = stack.pop()
+            if q == level or q in inner or q in found:
+                continue
+            if q in self.below[level] and self.depends(q, level):
+                inner.add(q)
+                stack.extend(self.inputs(q))
+            else:
+                found.add(q)
+        return frozenset(found)
+
+    def sweep(
+        self, root: str, total: frozenset[str] = frozenset()
+    ) -> list[tuple[str, tuple[str, ...]]]:
+        """Levels in the order of the adjoint sweep, each with where its adjoint flows; from those
+        in `total` to everything their reduced objective is a function of.
 
         Only levels that the root's starred reads reach and from which the root can be reached.
         Raises CycleError when the relation is cyclic.
@@ -146,6 +167,9 @@ class Hierarchy:
             if level in arrows:
                 continue
             arrows[level] = self.arrow(root, level)
+            if level in total:
+                inside = self.inputs(level) & (self.below[root] | {root})
+                arrows[level] = tuple(sorted(inside))
             for r in arrows[level]:
                 into.setdefault(r, []).append(level)
                 if r != root:

@@ -65,8 +65,9 @@ def check(checked: Checked) -> list[Diagnostic]:
     objects: dict[str, Any] = {}
     for extern in model.externs:
         try:
-            objects[extern.name] = externs.load(extern, checked.folder, {}, checked.options.include)
-            _kind(extern, objects[extern.name])
+            loaded = externs.load(extern, checked.folder, {}, checked.options.include)
+            _kind(extern, loaded)
+            objects[extern.name] = loaded
         except InputError as error:
             found += error.diagnostics
     built, wrong = _build(model, objects)
@@ -268,8 +269,13 @@ def _without_data(function: Callable[..., Any], types: Sequence[Tensor]) -> Any:
     """What comes back for tensors that have a shape and a type, but no numbers."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        return function(*(_example(t) for t in types))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        inputs = tuple(_example(t) for t in types)
+        if not isinstance(function, nn.Module):
+            return function(*inputs)
+        state = {**dict(function.named_parameters()), **dict(function.named_buffers())}
+        fake = {name: mode.from_tensor(value) for name, value in state.items()}
+        return functional_call(function, fake, inputs)
 
 
 def _example(type_: Tensor) -> torch.Tensor:

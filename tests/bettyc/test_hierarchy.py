@@ -1,4 +1,4 @@
-"""Who is above whom: forgotten stars, detached reads, loops, and the sweep against its definition."""
+"""Who is above whom: forgotten stars, detached reads, loops; the sweep and its definition."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_a_bad_program_gets_what_it_marks_and_no_more(path, bless):
 
 
 def test_goldens_and_programs_go_together():
-    """No golden without its program, and a bad program for each family that a plain check reports."""
+    """No golden without its program; a bad program for each family that a plain check reports."""
     for folder in (HERE / "good", HERE / "bad"):
         programs = {p.stem for p in folder.glob("*.mlo")}
         assert {p.stem for p in folder.iterdir()} == programs
