@@ -20,12 +20,9 @@ TEXTS = {
     **GOOD,
     **{f"bad {p.stem}": p.read_text(encoding="utf-8") for p in (PROGRAMS / "bad").glob("*.mlo")},
 }
-PIECES = [
-    *"( ) { } [ ] , ; . *. * @ = : .. 0 1e-3 1e999 - ^ $ é < > int<".split(),
-    *"level var minimize detach for in if new inf real mean foreach import as true".split(),
-    '"',
-    "\x00",
-]
+SIGNS = "( ) { } [ ] , ; . *. * @ = : .. 0 1e-3 1e999 - ^ $ é < > int<"
+WORDS = "level var minimize detach for in if new inf real mean foreach import as true"
+PIECES = [*SIGNS.split(), *WORDS.split(), '"', "\x00"]
 SLOWEST = 1.0
 
 
