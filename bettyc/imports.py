@@ -274,7 +274,7 @@ def _without_data(function: Callable[..., Any], types: Sequence[Tensor]) -> Any:
         if not isinstance(function, nn.Module):
             return function(*inputs)
         state = {**dict(function.named_parameters()), **dict(function.named_buffers())}
-        fake = {name: mode.from_tensor(value) for name, value in state.items()}
+        fake: dict[str, Any] = {name: mode.from_tensor(value) for name, value in state.items()}
         return functional_call(function, fake, inputs)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from graphlib import CycleError
 
 from bettyc.diagnostics.model import Diagnostic, Label
 from bettyc.diagnostics.registry import report
@@ -60,7 +61,11 @@ def decide(
             strategies[name] = _strategy(f, facts, h, optimizer.call)
     if found:
         return None, found
-    sweeps = {n: tuple(Pull(q, into) for q, into in h.sweep(n)) for n in h.levels}
+    dense = _dense(facts, strategies, h)
+    totals = {n: _total(facts, h, n, dense) for n in h.levels}
+    sweeps, circular = _sweeps(h, totals)
+    found += [_circular(facts[n]) for n in circular if _said(facts[n]) == "total"]
+    totals = {n: "direct" if n in circular else word for n, word in totals.items()}
     found += _too_long(facts, strategies, sweeps)
     paces = {n: pace(facts[n], optimizers[n].call) for n in h.levels}
     steps = model.setting("steps")
@@ -68,9 +73,35 @@ def decide(
         program = schedule(h, paces, sweeps, steps if isinstance(steps, int) else 100)
     except ConflictError as error:
         return None, [*found, _conflict(facts, error)]
-    dense = _dense(facts, strategies, h)
-    totals = {n: _total(facts, h, n, dense) for n in h.levels}
     return Decisions(optimizers, strategies, totals, sweeps, program), found
+
+
+def _sweeps(
+    h: Hierarchy, totals: Mapping[str, str]
+) -> tuple[dict[str, tuple[Pull, ...]], frozenset[str]]:
+    """The adjoint sweep of every level, and the levels whose total curvature had to be given up:
+    levels that move together and meet in a level below are functions of each other.
+    """
+    total = frozenset(n for n, word in totals.items() if word == "total")
+    try:
+        return {n: tuple(Pull(*p) for p in h.sweep(n, total)) for n in h.levels}, frozenset()
+    except CycleError:
+        return {n: tuple(Pull(*p) for p in h.sweep(n)) for n in h.levels}, total
+
+
+def _said(f: Facts) -> str:
+    said = f.level.setting("curvature")
+    return said.name if isinstance(said, Call) else "auto"
+
+
+def _circular(f: Facts) -> Diagnostic:
+    return report(
+        "MLO0617",
+        span_of(f.level, "curvature") or f.level.span,
+        level=f.name,
+        label="its solution and another's are functions of each other",
+        notes=["write `curvature = direct`, or star one of the levels that share a lower level"],
+    )
 
 
 def inner(h: Hierarchy, level: str) -> list[str]:

@@ -98,7 +98,9 @@ def test_a_file_that_is_no_plan(tmp_path: Path) -> None:
 
 
 def test_imported_texts() -> None:
-    text = 'import "losses.mlo" as m\nlevel fit { var w : real = 0  minimize m.squared(w - m.goal) }'
+    text = (
+        'import "losses.mlo" as m\nlevel fit { var w : real = 0  minimize m.squared(w - m.goal) }'
+    )
     losses = "param goal : real = 3\ndef squared(x) = x^2"
     run = bettyc.loads(text, imports={"losses.mlo": losses}).compile().start()
     run.step()

@@ -321,3 +321,34 @@ def test_the_number_of_solves_is_linear_in_the_ladder() -> None:
 
     assert len(found.report) == 128
     assert found["t"].item() == pytest.approx(0.14 + 0.3 * 0.5**63, rel=1e-12)
+
+
+FOUR = """
+level fit {{ var w : real = 0
+  minimize (w - reg.a * side.s)^2 + 0.1 * w^2 }}
+level reg {{ var a : real = 0.5
+  minimize (fit*.w - 1)^2 + 0.3 * (a - 2)^2
+  optimizer = sgd(lr = 0.2)  stop = grad_norm < 1e-12 }}
+level side {{ var s : real = 0.7
+  minimize (reg*.a - 1.5)^2 + (fit*.w - 0.2)^2 + 0.1 * (s - top.t)^2
+  optimizer = sgd(lr = 0.05)  stop = grad_norm < 1e-12 }}
+level top {{ var t : real = {t!r}
+  minimize (side*.s - 1)^2 + 0.2 * reg*.a
+  optimizer = sgd(lr = 0.1) }}
+run {{ steps = 1  precision = fp64 }}
+"""
+
+
+def test_four_levels_match_differences_although_a_reduced_objective_reads_more_than_its_text() -> (
+    None
+):
+    """`reg` never mentions `side`, but the response of `fit` inside it does."""
+
+    def top(t: float) -> tuple[float, float]:
+        found = bettyc.loads(FOUR.format(t=t)).compile().start(seed=0).hypergrad("top")
+        return float(found.loss), float(found["t"])
+
+    eps = 1e-5
+    want = (top(0.4 + eps)[0] - top(0.4 - eps)[0]) / (2 * eps)
+
+    assert top(0.4)[1] == pytest.approx(want, rel=1e-7)

@@ -76,4 +76,10 @@ CODES = (
         "error",
         "optimizer `{optimizer}` cannot solve `{level}`: {reason}",
     ),
+    Code(
+        "MLO0617",
+        "total-curvature-circular",
+        "error",
+        "`curvature = total` of `{level}` has no order to be computed in",
+    ),
 )
