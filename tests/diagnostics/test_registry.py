@@ -14,8 +14,8 @@ from bettyc.diagnostics.page import FOLDER, page, parse_page
 from bettyc.diagnostics.registry import FAMILIES, family, report, row
 from bettyc.diagnostics.span import Span
 
-# The codes of the design, with 0309, 0417, 0418, 0510, 0616 and 0617 that building it added; syntax may
-# grow.
+# The codes of the design, with 0309, 0417, 0418, 0510, 0616 and 0617 that building it added;
+# syntax may grow.
 DESIGN = {
     "01": [1, 3, 4, 5, 6, 8, 9, 10],
     "02": range(1, 14),
