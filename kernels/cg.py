@@ -4,8 +4,7 @@ Converges for positive definite H; after k steps the error in the H-norm is at m
 2 ((sqrt(kappa) - 1) / (sqrt(kappa) + 1))^k of the first. One product per step, one more for a warm
 start; four vectors of memory besides the product's.
 
-On the CPU the loop ends as soon as the solve has stopped; with a `Product` of xt_phi_x.py as the
-product, all of it is one call of native.c. On a GPU nothing is read back inside the
+On the CPU the loop ends as soon as the solve has stopped. On a GPU nothing is read back inside the
 solve: convergence is tested on the device, steps after it change nothing, and the host, which runs
 ahead, looks at a copy of the stop code every CHECK steps.
 
@@ -27,7 +26,6 @@ from torch import Tensor
 
 from bettyc.kernels import cg_precond, cg_single, cg_update
 from bettyc.kernels.cg_update import CONVERGED, CURVATURE, NOT_FINITE, RUNNING
-from bettyc.kernels.xt_phi_x import Product
 
 Matvec = Callable[[Tensor], Tensor]
 CHECK = 16  # steps between two looks at the stop code on a GPU
@@ -146,11 +144,7 @@ def cg(
         solve = cg_single.start(x, r, goal, steps, damping)
     else:
         solve = cg_update.start(x, r, goal, steps, damping)
-    done = None
-    if isinstance(matvec, Product) and isinstance(solve, cg_update.Recurrence):
-        done = matvec.iterate(solve, steps)
-    if done is None:
-        done = _loop(lambda k: solve.advance(matvec, k), solve.state, steps)
+    done = _loop(lambda k: solve.advance(matvec, k), solve.state, steps)
     rr = solve.r.double().square().sum()
     return solve.x, Info(solve.state[done % 2], solve.history, rr, bb, damping, precond is None)
 

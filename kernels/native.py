@@ -5,8 +5,8 @@ The library lies in the user's cache folder ($BETTYC_CACHE, else $XDG_CACHE_HOME
 compiler is $CC, else cc, and BETTYC_CC=none stands for "there is none". Where nothing can be
 compiled, `library()` is None, `reason()` says why, and plain torch takes over.
 
--ffast-math is not among the flags: linking with it sets flush-to-zero for the whole process. Of
-OpenMP only `simd` is used; native_pool.h has the threads.
+-ffast-math is not among the flags: linking with it sets flush-to-zero for the whole process. OpenMP
+comes from the library that torch has loaded already (same soname), so there is one pool of threads.
 """
 
 from __future__ import annotations
@@ -25,27 +25,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SOURCES = ("native.c", "native_pool.h", "native_typed.h")
-FLAGS = (
-    "-O3",
-    "-funroll-loops",
-    "-fno-math-errno",
-    "-fopenmp-simd",
-    "-pthread",
-    "-shared",
-    "-fPIC",
-)
-OPTIONAL = ("-march=native", "")  # the second where the first is unknown
+SOURCES = ("native.c", "native_typed.h")
+FLAGS = ("-O3", "-march=native", "-funroll-loops", "-fno-math-errno", "-shared", "-fPIC")
+OPENMP = ("-fopenmp", "")  # the second where the compiler has none: one thread
 
 _P, _L, _I, _D = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_double
 SIGNATURES: dict[str, tuple[tuple[type, ...], type | None]] = {
     "xt_phi_x": ((_P, _P, _P, _P, _I, _P, _P, _P, _D, _D, _L, _L, _L, _L, _I), None),
     "cg_step": ((_P, _P, _P, _P, _D, _L, _P, _P, _L, _L, _I), _I),
     "sum_squares": ((_P, _L, _I), _D),
-    "cg_product": (
-        (_P, _P, _P, _P, _I, _P, _P, _P, _D, _D, _L, _L, _L, _L, _P, _P, _D, _P, _P, _L, _L, _I),
-        _L,
-    ),
     "neumann_update": ((_P, _P, _P, _D, _L, _I), None),
     "perturb": ((_P, _P, _P, _P, _D, _I, _L, _I), _D),
     "sgd_step": ((_P, _P, _P, _D, _D, _D, _D, _I, _D, _L, _I), None),
@@ -105,25 +93,25 @@ def _built(compiler: str) -> Path:
     """The library's path, compiled if it is not there."""
     folder = _folder()
     sources = [Path(__file__).with_name(name) for name in SOURCES]
-    parts = [compiler, _version(compiler), _processor(), *FLAGS, *OPTIONAL]
+    parts = [compiler, _version(compiler), _processor(), *FLAGS, *OPENMP]
     key = hashlib.sha256("\0".join(parts).encode() + b"".join(s.read_bytes() for s in sources))
     path = folder / f"native-{key.hexdigest()[:20]}.so"
     if not path.exists():
-        for optional in OPTIONAL:
+        for openmp in OPENMP:
             try:
-                _compile(compiler, sources[0], path, optional)
+                _compile(compiler, sources[0], path, openmp)
                 break
             except subprocess.CalledProcessError:
-                if optional == OPTIONAL[-1]:
+                if openmp == OPENMP[-1]:
                     raise
     return path
 
 
-def _compile(compiler: str, source: Path, path: Path, optional: str) -> None:
+def _compile(compiler: str, source: Path, path: Path, openmp: str) -> None:
     """Into a file of its own first, so that two processes at once do no harm."""
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         made = Path(scratch) / path.name
-        flags = [*FLAGS, optional] if optional else FLAGS
+        flags = [*FLAGS, openmp] if openmp else [*FLAGS, "-Wno-unknown-pragmas"]
         command = [compiler, *flags, str(source), "-o", str(made), "-lm"]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
         os.replace(made, path)

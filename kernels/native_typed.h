@@ -119,34 +119,30 @@ static void NAME(rows)(const REAL *x, const REAL *vt, int kind, const REAL *data
     }
 }
 
-struct NAME(product) {
-    const REAL *x, *v, *data, *weights, *ridge;
-    REAL *out, *work, *vt;
-    int kind;
-    REAL scale, shift;
-    long n, d, k, parts;
-};
-
-static void NAME(product_part)(void *data, long t) {
-    const struct NAME(product) *j = data;
-    NAME(rows)(j->x, j->vt, j->kind, j->data, j->weights, j->work + t * j->d * j->k, j->n * t / j->parts,
-               j->n * (t + 1) / j->parts, j->d, j->k, j->scale);
-}
-
 /* out (d, k) = scale X^T phi(X V) + shift V + ridge * V.
  * ridge: NULL or (d, k). work: (parts + 1) * d * k. 1 <= k <= MAX_COLUMNS. */
 void NAME(xt_phi_x)(const REAL *x, const REAL *v, REAL *out, REAL *work, int kind, const REAL *data,
                     const REAL *weights, const REAL *ridge, double scale, double shift, long n, long d,
                     long k, long parts, int threads) {
-    REAL *vt = k == 1 ? (REAL *)v : work + parts * d * k;
-    if (k > 1)
+    REAL *vt = work + parts * d * k;
+    if (k == 1) {
+        vt = (REAL *)v;
+    } else {
         for (long j = 0; j < d; j++)
             for (long c = 0; c < k; c++) vt[c * d + j] = v[j * k + c];
-    struct NAME(product) job = {.x = x, .v = v, .data = data, .weights = weights, .ridge = ridge,
-                                .out = out, .work = work, .vt = vt, .kind = kind, .scale = (REAL)scale,
-                                .shift = (REAL)shift, .n = n, .d = d, .k = k, .parts = parts};
-    share(NAME(product_part), &job, parts, n * d * k < SMALL ? 1 : threads);
-    /* one thread: a second job would cost more than this sum */
+    }
+    /* below this, waking the other threads costs more than they save */
+    if (threads == 1 || n * d * k < (1L << 19)) {
+        for (long t = 0; t < parts; t++)
+            NAME(rows)(x, vt, kind, data, weights, work + t * d * k, n * t / parts, n * (t + 1) / parts, d,
+                       k, (REAL)scale);
+    } else {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+        for (long t = 0; t < parts; t++)
+            NAME(rows)(x, vt, kind, data, weights, work + t * d * k, n * t / parts, n * (t + 1) / parts, d,
+                       k, (REAL)scale);
+    }
+    /* one thread: a second barrier would cost more than this sum */
     for (long t = 1; t < parts; t++) {
         const REAL *restrict more = work + t * d * k;
 #pragma omp simd
@@ -158,15 +154,6 @@ void NAME(xt_phi_x)(const REAL *x, const REAL *v, REAL *out, REAL *work, int kin
         for (long j = 0; j < d * k; j++) out[j] += ridge[j] * v[j];
 }
 
-/* Operands of a job over vectors; which is which, the job says. */
-struct NAME(vectors) {
-    long n;
-    REAL *a, *b, *c;
-    const REAL *p, *q;
-    REAL s[9];
-    double *sums;
-};
-
 static void NAME(cg_sums)(const REAL *restrict p, const REAL *restrict q, REAL shift, long lo, long hi,
                           double *part) {
     double ps = 0, pp = 0, ss = 0;
@@ -177,7 +164,6 @@ static void NAME(cg_sums)(const REAL *restrict p, const REAL *restrict q, REAL s
     }
     part[0] = ps, part[1] = pp, part[2] = ss;
 }
-PART(cg_sums, NAME(cg_sums)(j->p, j->q, j->s[0], lo, hi, j->sums + 3 * t))
 
 static void NAME(cg_move)(REAL *restrict x, REAL *restrict r, const REAL *restrict p, const REAL *restrict q,
                           REAL shift, REAL alpha, long lo, long hi, double *part) {
@@ -191,20 +177,18 @@ static void NAME(cg_move)(REAL *restrict x, REAL *restrict r, const REAL *restri
     }
     part[0] = rr;
 }
-PART(cg_move, NAME(cg_move)(j->a, j->b, j->p, j->q, j->s[0], j->s[1], lo, hi, j->sums + t))
 
 static void NAME(cg_turn)(REAL *restrict p, const REAL *restrict r, REAL beta, long lo, long hi) {
 #pragma omp simd
     for (long j = lo; j < hi; j++) p[j] = r[j] + beta * p[j];
 }
-PART(cg_turn, NAME(cg_turn)(j->a, j->p, j->s[0], lo, hi))
 
 /* One step of conjugate gradient on vectors of length n; cg_update.py says what state (2, 4) and
  * history (steps, 2) hold. Returns how the solve stands. Unless it is RUNNING or has just CONVERGED, x,
  * r and p are as they were. */
 int NAME(cg_step)(REAL *x, REAL *r, REAL *p, const REAL *q, double damping, long n, double *state,
                   double *history, long steps, long k, int threads) {
-    double sums[3 * MAX_PARTS];
+    double part[MAX_PARTS][3];
     const double *now = state + 4 * (k % 2);
     double *then = state + 4 * ((k + 1) % 2);
     const REAL shift = (REAL)damping;
@@ -212,35 +196,21 @@ int NAME(cg_step)(REAL *x, REAL *r, REAL *p, const REAL *q, double damping, long
     if (now[2] != RUNNING) return (int)now[2];
     if (now[0] <= now[1]) return (int)(then[2] = CONVERGED);
     double ps = 0, pp = 0, ss = 0, rr = 0;
-    RUN(cg_sums, .p = p, .q = q, .s = {shift}, .sums = sums);
-    for (long t = 0; t < part_count(n); t++) ps += sums[3 * t], pp += sums[3 * t + 1], ss += sums[3 * t + 2];
+    EACH_PART(NAME(cg_sums)(p, q, shift, lo, hi, part[t]));
+    for (long t = 0; t < part_count(n); t++) ps += part[t][0], pp += part[t][1], ss += part[t][2];
     const double bound = EPS * sqrt(pp) * sqrt(ss);
     if (!isfinite(ps) || !isfinite(bound)) return (int)(then[2] = NOT_FINITE);
     if (ps <= bound) return (int)(then[2] = CURVATURE);
     const double alpha = now[0] / ps;
-    RUN(cg_move, .a = x, .b = r, .p = p, .q = q, .s = {shift, (REAL)alpha}, .sums = sums);
-    for (long t = 0; t < part_count(n); t++) rr += sums[t];
+    EACH_PART(NAME(cg_move)(x, r, p, q, shift, (REAL)alpha, lo, hi, part[t]));
+    for (long t = 0; t < part_count(n); t++) rr += part[t][0];
     const double beta = rr / now[0];
-    RUN(cg_turn, .a = p, .p = r, .s = {(REAL)beta});
+    EACH_PART(NAME(cg_turn)(p, r, (REAL)beta, lo, hi));
     const long step = MIN((long)now[3], steps - 1);
     history[2 * step] = alpha, history[2 * step + 1] = beta;
     then[0] = rr, then[3] += 1;
     if (rr <= now[1]) then[2] = CONVERGED;
     return (int)then[2];
-}
-
-/* At most `steps` iterations of cg_step with the product of xt_phi_x (its arguments come first; v is p
- * and out is q). Returns how many were begun. */
-long NAME(cg_product)(const REAL *x, REAL *p, REAL *q, REAL *work, int kind, const REAL *data,
-                      const REAL *weights, const REAL *ridge, double scale, double shift, long n, long d,
-                      long k, long parts, REAL *u, REAL *r, double damping, double *state, double *history,
-                      long history_steps, long steps, int threads) {
-    for (long i = 0; i < steps; i++) {
-        NAME(xt_phi_x)(x, p, q, work, kind, data, weights, ridge, scale, shift, n, d, k, parts, threads);
-        if (NAME(cg_step)(u, r, p, q, damping, d * k, state, history, history_steps, i, threads) != RUNNING)
-            return i + 1;
-    }
-    return steps;
 }
 
 static void NAME(neumann)(REAL *restrict v, REAL *restrict total, const REAL *restrict q, REAL lr, long lo,
@@ -252,11 +222,10 @@ static void NAME(neumann)(REAL *restrict v, REAL *restrict total, const REAL *re
         total[j] += s;
     }
 }
-PART(neumann, NAME(neumann)(j->a, j->b, j->p, j->s[0], lo, hi))
 
 /* v -= lr q; total += v. */
 void NAME(neumann_update)(REAL *v, REAL *total, const REAL *q, double lr, long n, int threads) {
-    RUN(neumann, .a = v, .b = total, .p = q, .s = {(REAL)lr});
+    EACH_PART(NAME(neumann)(v, total, q, (REAL)lr, lo, hi));
 }
 
 static void NAME(square)(const REAL *restrict v, long lo, long hi, double *part) {
@@ -265,13 +234,12 @@ static void NAME(square)(const REAL *restrict v, long lo, long hi, double *part)
     for (long j = lo; j < hi; j++) s += (double)v[j] * v[j];
     *part = s;
 }
-PART(square, NAME(square)(j->p, lo, hi, j->sums + t))
 
 /* |v|^2. */
 double NAME(sum_squares)(const REAL *v, long n, int threads) {
-    double sums[MAX_PARTS], total = 0;
-    RUN(square, .p = v, .sums = sums);
-    for (long t = 0; t < part_count(n); t++) total += sums[t];
+    double part[MAX_PARTS], total = 0;
+    EACH_PART(NAME(square)(v, lo, hi, part + t));
+    for (long t = 0; t < part_count(n); t++) total += part[t];
     return total;
 }
 
@@ -283,7 +251,6 @@ static void NAME(both_sides)(const REAL *restrict theta, const REAL *restrict v,
         minus[j] = theta[j] - step * v[j];
     }
 }
-PART(both_sides, NAME(both_sides)(j->p, j->q, j->a, j->b, j->s[0], lo, hi))
 
 /* plus = theta + step v; minus = theta - step v, with step = eps, or eps / |v| where relative.
  * Returns the step; zero where v is zero and the step is relative. */
@@ -294,7 +261,7 @@ double NAME(perturb)(const REAL *theta, const REAL *v, REAL *plus, REAL *minus, 
         const double vv = NAME(sum_squares)(v, n, threads);
         step = vv > 0 ? eps / sqrt(vv) : 0;
     }
-    RUN(both_sides, .p = theta, .q = v, .a = plus, .b = minus, .s = {(REAL)step});
+    EACH_PART(NAME(both_sides)(theta, v, plus, minus, (REAL)step, lo, hi));
     return step;
 }
 
@@ -303,7 +270,6 @@ static void NAME(sgd_plain)(REAL *restrict theta, const REAL *restrict grad, REA
 #pragma omp simd
     for (long j = lo; j < hi; j++) theta[j] -= lr * (clip * grad[j] + decay * theta[j]);
 }
-PART(sgd_plain, NAME(sgd_plain)(j->a, j->p, j->s[0], j->s[1], j->s[2], lo, hi))
 
 static void NAME(sgd_momentum)(REAL *restrict theta, const REAL *restrict grad, REAL *restrict m, REAL lr,
                                REAL decay, REAL clip, REAL keep, REAL take, REAL ahead, REAL stay, long lo,
@@ -316,7 +282,6 @@ static void NAME(sgd_momentum)(REAL *restrict theta, const REAL *restrict grad, 
         theta[j] -= lr * (stay * g + ahead * s);
     }
 }
-PART(sgd_momentum, NAME(sgd_momentum)(j->a, j->p, j->b, j->s[0], j->s[1], j->s[2], j->s[3], j->s[4], j->s[5], j->s[6], lo, hi))
 
 /* g = clip * grad + decay * theta; m = momentum m + (1 - dampening) g, or m = g in the first step;
  * theta -= lr m, or lr (g + momentum m) with nesterov. mode: 0 plain (m is NULL), 1 momentum,
@@ -326,10 +291,10 @@ void NAME(sgd_step)(REAL *theta, const REAL *grad, REAL *m, double lr, double de
     const REAL keep = mode & 4 ? 0 : (REAL)momentum, take = mode & 4 ? 1 : (REAL)(1 - dampening);
     const REAL ahead = mode & 2 ? (REAL)momentum : 1, stay = mode & 2 ? 1 : 0;
     if (mode & 3)
-        RUN(sgd_momentum, .a = theta, .p = grad, .b = m,
-            .s = {(REAL)lr, (REAL)decay, (REAL)clip, keep, take, ahead, stay});
+        EACH_PART(NAME(sgd_momentum)(theta, grad, m, (REAL)lr, (REAL)decay, (REAL)clip, keep, take, ahead,
+                                     stay, lo, hi));
     else
-        RUN(sgd_plain, .a = theta, .p = grad, .s = {(REAL)lr, (REAL)decay, (REAL)clip});
+        EACH_PART(NAME(sgd_plain)(theta, grad, (REAL)lr, (REAL)decay, (REAL)clip, lo, hi));
 }
 
 static void NAME(adam_moments)(REAL *restrict theta, const REAL *restrict grad, REAL *restrict m,
@@ -345,7 +310,6 @@ static void NAME(adam_moments)(REAL *restrict theta, const REAL *restrict grad, 
         theta[j] = shrink * theta[j] - rate * m1 / (ROOT(v1) * fix + eps);
     }
 }
-PART(adam_moments, NAME(adam_moments)(j->a, j->p, j->b, j->c, j->s[0], j->s[1], j->s[2], j->s[3], j->s[4], j->s[5], j->s[6], j->s[7], j->s[8], lo, hi))
 
 /* Adam; with decoupled, AdamW's weight decay. step counts from 1. */
 void NAME(adam_step)(REAL *theta, const REAL *grad, REAL *m, REAL *v, double lr, double decay, double beta1,
@@ -353,7 +317,6 @@ void NAME(adam_step)(REAL *theta, const REAL *grad, REAL *m, REAL *v, double lr,
     const REAL coupled = decoupled ? 0 : (REAL)decay, shrink = decoupled ? (REAL)(1 - lr * decay) : 1;
     const REAL rate = (REAL)(lr / (1 - pow(beta1, step)));
     const REAL fix = (REAL)(1 / sqrt(1 - pow(beta2, step)));
-    RUN(adam_moments, .a = theta, .p = grad, .b = m, .c = v,
-        .s = {rate, coupled, shrink, (REAL)(1 - beta1), (REAL)beta2, (REAL)(1 - beta2), fix, (REAL)eps,
-              (REAL)clip});
+    EACH_PART(NAME(adam_moments)(theta, grad, m, v, rate, coupled, shrink, (REAL)(1 - beta1), (REAL)beta2,
+                                 (REAL)(1 - beta2), fix, (REAL)eps, (REAL)clip, lo, hi));
 }

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bettyc.kernels import cg_update, checks, dispatch, native, xt_phi_x_triton
+from bettyc.kernels import checks, dispatch, native, xt_phi_x_triton
 from bettyc.kernels import phi as rows
 from bettyc.kernels.phi import Diagonal, GaussNewton, Phi, Softmax
 
@@ -112,21 +112,6 @@ class Product:
         checks.vectors("xt_phi_x", v=v, out=self._out)
         return dispatch.run("xt_phi_x", WAYS, v, self._task, v, self._out)
 
-    def iterate(self, solve: cg_update.Recurrence, steps: int) -> int | None:
-        """Run cg_update.py's recurrence with this product until it stops, in one call of native.c;
-        how many steps were begun. None where there is no such call: then step by step.
-        """
-        p, out = solve.p, self._out
-        way = dispatch.choose("cg_update", p.device, p.dtype).way
-        if way != "native" or out.dim() != 1 or not has_native(self._task, out):
-            return None
-        checks.vectors("xt_phi_x", p=p, out=out)
-        return native.function("cg_product", p.dtype)(
-            *_arguments(self._task, p, out, _work(self._task, p)),
-            solve.x.data_ptr(), solve.r.data_ptr(), solve.damping, solve.state.data_ptr(),
-            solve.history.data_ptr(), solve.history.shape[0], steps, native.threads(),
-        )  # fmt: skip
-
 
 def check(x: Tensor, v: Tensor, phi: Phi, ridge: Tensor | None, precision: str) -> None:
     """Raise ValueError unless the operands fit together."""
@@ -163,39 +148,20 @@ def reference(task: Task, v: Tensor, out: Tensor) -> Tensor:
 
 
 def _native(task: Task, v: Tensor, out: Tensor) -> Tensor:
-    if not has_native(task, v):
-        return reference(task, v, out)
-    work = _work(task, v)
-    native.function("xt_phi_x", v.dtype)(*_arguments(task, v, out, work), native.threads())
-    return out
-
-
-def has_native(task: Task, v: Tensor) -> bool:
-    """Whether native.c takes these operands."""
-    columns = 1 if v.dim() == 1 else v.shape[1]
-    return task.x.dtype == v.dtype and columns <= MAX_COLUMNS and task.x.is_contiguous()
-
-
-def _parts(task: Task) -> int:
-    return max(1, min(PARTS, task.x.shape[0] // PART_ROWS))
-
-
-def _work(task: Task, v: Tensor) -> Tensor:
-    """Working memory for native.c. The caller holds it for as long as the pointers are in use."""
-    return task.empty("work", ((_parts(task) + 1) * v.numel(),), v)
-
-
-def _arguments(task: Task, v: Tensor, out: Tensor, work: Tensor) -> tuple[object, ...]:
-    """Those of xt_phi_x in native.c, but for the threads."""
     x = task.x
     n, d = x.shape
     k = 1 if v.dim() == 1 else v.shape[1]
+    if x.dtype != v.dtype or k > MAX_COLUMNS or not x.is_contiguous():
+        return reference(task, v, out)
     kind, data, weights = row_data(task.phi)
-    return (
+    parts = max(1, min(PARTS, n // PART_ROWS))
+    work = task.empty("work", ((parts + 1) * d * k,), v)
+    native.function("xt_phi_x", v.dtype)(
         x.data_ptr(), v.data_ptr(), out.data_ptr(), work.data_ptr(), kind, data.data_ptr(),
-        native.pointer(weights), native.pointer(task.ridge), task.scale, task.shift,
-        n, d, k, _parts(task),
+        native.pointer(weights), native.pointer(task.ridge), task.scale, task.shift, n, d, k, parts,
+        native.threads(),
     )  # fmt: skip
+    return out
 
 
 def row_data(phi: Phi) -> tuple[int, Tensor, Tensor | None]:
