@@ -781,9 +781,10 @@ def _variadic(ctx: Context, row: Op, name: str, node: ast.Call, scope: Scope) ->
 def _attribute(ctx: Context, name: str, node: ast.Expr, scope: Scope) -> Any:
     """A compile-time argument: a number, a list of whole ones, or a dim that is not bound yet."""
     names = [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
-    if any(isinstance(scope.unit.names.get(n), ast.DimDecl) for n in names):
+    sized = any(isinstance(scope.unit.names.get(n), ast.DimDecl) for n in names)
+    if sized and name != "axis":
         found = constants.dim(ctx, node, scope)
-        return found.value if found.value is not None else found
+        return found.value if found.value is not None else found.terms
     value = constants.value(ctx, node, scope)
     whole = isinstance(value, int) and not isinstance(value, bool)
     several = isinstance(value, tuple) and all(
