@@ -123,6 +123,8 @@ def data_override(name: str, uri: str) -> tuple[str, str]:
         ".csv": "csv",
         ".npz": "npz",
         ".npy": "npy",
+        ".parquet": "parquet",
+        ".safetensors": "safetensors",
     }
     for ending, reader in endings.items():
         if uri.endswith(ending):

@@ -35,6 +35,7 @@ def check(
     columns: dict[str, Columns] = {}
     wanted = set(names)
     for data in model.data:
+        # images are read one by one while the program runs, and have no numbers to look at
         if data.name not in wanted or data.source.name not in READERS:
             continue
         try:

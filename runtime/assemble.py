@@ -20,6 +20,7 @@ from bettyc.runtime import externs
 from bettyc.runtime.data.draw import Batches
 from bettyc.runtime.data.load import Loader, Source
 from bettyc.runtime.data.rows import Columns, Tasks, checked
+from bettyc.runtime.data.stream import Stream
 from bettyc.runtime.feed import Feed, TaskBatch, leaves, mask_seed
 from bettyc.runtime.formula import Formula, build, objective, plain
 from bettyc.runtime.layout import concrete
@@ -175,6 +176,9 @@ class _Assembler:
             source = self.sources[name]
             columns[name, part] = source.whole()[part]  # type: ignore[union-attr]
         draws = [self.draws[n] for n in dict.fromkeys(n for n, _ in reads["batch"])]
+        for draw in draws:
+            if isinstance(draw.source, Stream) and (draw.draw.name, "index") in reads["batch"]:
+                raise InputError(report("MLO0508", draw.draw.span, batch=draw.draw.name))
         tasks = [self.tasks[n] for n in dict.fromkeys(n for n, _ in reads["task"])]
         text = "" if formula is None else formula.text
         buffered = formula is None or bool(formula.networks) or "frame.buffers" in text

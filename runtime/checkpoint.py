@@ -23,7 +23,7 @@ import torch
 from bettyc.diagnostics.registry import report
 from bettyc.failures import InputError
 from bettyc.runtime import archive
-from bettyc.runtime.data.rows import Stream
+from bettyc.runtime.data.stream import Stream
 from bettyc.runtime.feed import Feed
 from bettyc.runtime.objective import Frame
 from bettyc.runtime.optimizers.schedules import Plateau

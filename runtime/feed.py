@@ -43,10 +43,20 @@ class TaskBatch:
         self.take(self.sampler.next())
         self.spent = False
 
+    @property
+    def epoch(self) -> int:
+        return self.sampler.epoch
+
     def take(self, rows: Tensor) -> None:
-        """Make these the current tasks."""
+        """Make these the current tasks. What a source of tasks draws at random follows from the
+        place of the sampler.
+        """
         self.rows = rows
-        self.tasks = tuple(self.source.task(int(i)) for i in rows)
+        place = (self.sampler.epoch, self.sampler.position)
+        self.tasks = tuple(
+            self.source.task(int(i), seed_of(self.sampler.seed, "task", self.level, *place, k))
+            for k, i in enumerate(rows)
+        )
 
     def hold(self) -> tuple[Any, ...]:
         """What changes, for `put`."""

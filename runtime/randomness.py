@@ -1,10 +1,14 @@
-"""Random masks under a fixed seed: every evaluation of one derivative draws the same ones."""
+"""Random numbers under a fixed seed: every evaluation of one derivative draws the same masks, and
+the user's data sets draw the same augmentations whether a run was resumed or not.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -22,3 +26,25 @@ def masks(seed: int, device: str) -> Iterator[None]:
         torch.set_rng_state(before)
         if on_device is not None:
             torch.cuda.set_rng_state(on_device)
+
+
+@contextmanager
+def every_generator(seed: int) -> Iterator[None]:
+    """The global generators of torch, NumPy and Python start from `seed` inside, and are as before
+    outside.
+    """
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    start_generators(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+def start_generators(seed: int) -> None:
+    """Start the global generators of torch, NumPy and Python from `seed`."""
+    random.seed(seed)
+    np.random.seed(seed % (1 << 32))
+    torch.default_generator.manual_seed(seed)

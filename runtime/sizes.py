@@ -11,10 +11,13 @@ from typing import Any
 import torch
 
 from bettyc import types
+from bettyc.failures import InputError, RunError
 from bettyc.model import Call, DataSet, Model
 from bettyc.runtime import externs
+from bettyc.runtime.data.check import as_tensor, flatten
 from bettyc.runtime.data.load import Loader
-from bettyc.runtime.data.rows import Part, Stream, Table, Tasks
+from bettyc.runtime.data.rows import Part, Table, Tasks
+from bettyc.runtime.data.stream import Stream, single
 
 
 def shapes_of(
@@ -27,7 +30,8 @@ def shapes_of(
     """The types of the data sets named in `data` or read by a source from Python, every dim a
     number.
 
-    Splits are left out of account; a data set whose rows are not counted (a stream) is left out.
+    Splits are left out of account. A stream is opened to look at its first item, where it can be
+    opened again; its rows are not counted, so its first axis is taken to be that of a batch.
     Raises InputError.
     """
     sources = {e.name: e for e in model.externs if e.kind == "source"}
@@ -48,7 +52,10 @@ def shapes_of(
     )  # fmt: skip
     found: dict[str, types.Type] = {}
     for dataset, source in zip(wanted, loader.load().values(), strict=True):
-        type_ = _type(dataset, source)
+        if isinstance(source, Stream):
+            type_ = _streamed(dataset, source, _largest(model, dataset.name))
+        else:
+            type_ = _type(dataset, source)
         if type_ is not None:
             found[dataset.name] = type_
     return found
@@ -60,9 +67,37 @@ def _unprepared(data: DataSet) -> DataSet:
     return replace(data, source=Call(source.name, source.positional, kept))
 
 
-def _type(data: DataSet, source: Any) -> types.Type | None:
-    if isinstance(source, Stream):
+def _largest(model: Model, name: str) -> int | None:
+    """The largest batch that is drawn of a data set."""
+    sizes = [dict(d.options).get("batch") for d in model.draws if d.of == name]
+    return max((s for s in sizes if isinstance(s, int)), default=None)
+
+
+def _streamed(data: DataSet, source: Stream, batch: int | None) -> types.Type | None:
+    """The type of the batches of a stream; None where its first item does not tell."""
+    if source.once:
         return None
+    before = [g.get_state() for g in source.generators]
+    try:
+        item = source.peek()
+        parts = {name: as_tensor(part) for name, part in flatten(item, data.type).items()}
+    except (KeyError, RunError, InputError):
+        return None  # said with its place when the run takes the item
+    finally:
+        for generator, state in zip(source.generators, before, strict=True):
+            generator.set_state(state)
+    shapes = {name: tuple(t.shape) for name, t in parts.items() if t is not None}
+    if single(item, data.type):
+        if batch is None:
+            return None
+        shapes = {name: (batch, *shape) for name, shape in shapes.items()}
+    ranks = {name: len(t.shape) for name, t in types.tensors(data.type)}
+    if {name: len(shape) for name, shape in shapes.items()} != ranks:
+        return None
+    return _with_shapes(data.type, shapes, "")
+
+
+def _type(data: DataSet, source: Any) -> types.Type | None:
     if isinstance(source, Tasks):
         columns, count = source.task(0), None
     elif isinstance(source, Table | Part):

@@ -13,18 +13,22 @@ from bettyc.elaborate.declared import type_of
 from bettyc.elaborate.scope import LevelDecl, Scope
 from bettyc.grammar import ast
 from bettyc.model import Call, DataSet, Draw, Extern, Part, Ref, Split, Value
-from bettyc.types import POISON, Dim, Record, Tensor, Type, bind, number, symbol
+from bettyc.settings import show
+from bettyc.types import POISON, Dim, Record, Tensor, Type, bind, number, symbol, tensors
 
 # The built-in sources with their arguments; `bettyc.runtime.data.readers` says what they mean.
 READERS = {
     "npz": ("path", "standardize"),
     "npy": ("path", "standardize"),
     "csv": ("path", "target", "delimiter", "standardize"),
+    "parquet": ("path", "target", "standardize"),
+    "safetensors": ("path", "standardize"),
+    "images": ("path", "size", "channels"),
     "sklearn": ("name", "standardize"),
     "memory": (),
 }
 SPLIT_OPTIONS = ("seed", "shuffle", "stratify", "corrupt")
-DRAW_OPTIONS = ("batch", "shuffle", "drop_last", "replace", "weights")
+DRAW_OPTIONS = ("batch", "shuffle", "drop_last", "replace", "weights", "workers")
 
 
 def declare_data(ctx: Context, node: ast.Data, scope: Scope) -> None:
@@ -46,15 +50,24 @@ def declare_data(ctx: Context, node: ast.Data, scope: Scope) -> None:
         return
     if type_ == POISON or not isinstance(type_, Record | Tensor):
         return
-    rows = _rows(type_)
+    rows = None if _is_tasks(name, scope) else _rows(type_)
     ctx.data[name] = DataSet(name, type_, source, rows, samples, node.name.span)
     ctx.columns[name], ctx.rows[name] = type_, rows
 
 
+def _is_tasks(name: str, scope: Scope) -> bool:
+    """Whether a `foreach` goes over the data set: its items are tasks then, not rows."""
+    for level in scope.unit.levels.values():
+        over = level.node.tasks
+        function = over.function if isinstance(over, ast.Call) else over
+        if isinstance(function, ast.Name) and function.id == name:
+            return True
+    return False
+
+
 def _rows(type_: Record | Tensor) -> Dim | None:
-    """The leading dim that all columns share, or None (tasks, nested records)."""
-    columns = [type_] if isinstance(type_, Tensor) else [t for _, t in type_.fields]
-    leading = {t.shape[0] if isinstance(t, Tensor) and t.shape else None for t in columns}
+    """The leading dim that all columns share, those of nested records included, or None."""
+    leading = {t.shape[0] if t.shape else None for _, t in tensors(type_)}
     return leading.pop() if len(leading) == 1 else None
 
 
@@ -381,8 +394,26 @@ def _options(
                 raise NotConstant
             options.append((key, batch.value if batch.value is not None else str(batch)))
             continue
-        options.append((key, constants.value(ctx, arg.value, Scope(scope.unit, where="setting"))))
+        value = constants.value(ctx, arg.value, Scope(scope.unit, where="setting"))
+        expected = _option_expected(key, value)
+        if expected:
+            ctx.report(
+                "MLO0603", arg.value.span, scope, setting=key, value=show(value), expected=expected
+            )
+            raise NotConstant
+        options.append((key, value))
     return tuple(options), batch
+
+
+def _option_expected(key: str, value: Value) -> str:
+    """What an option of a draw has to be, where it is not."""
+    if key in ("shuffle", "drop_last", "replace"):
+        return "" if isinstance(value, bool) else "`true` or `false`"
+    if key == "workers":
+        good = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        return "" if good else "a whole number of at least 0"
+    word = isinstance(value, Ref) or (isinstance(value, Call) and not value.named)
+    return "" if word else "`balanced` or a column"
 
 
 def _sampled(ctx: Context, source: ast.Expr, scope: Scope, name: str, ident: ast.Ident) -> Draw:

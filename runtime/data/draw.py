@@ -7,30 +7,43 @@ sampler is two numbers, and a resumed run sees the same batches. Batches are alw
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bettyc.diagnostics.registry import report
+from bettyc.diagnostics.span import Span
 from bettyc.failures import InputError
 from bettyc.model import Draw
 from bettyc.runtime.data.load import Source
-from bettyc.runtime.data.rows import Columns, Rows, Stream, Tasks
+from bettyc.runtime.data.rows import Columns, Rows, Tasks
 from bettyc.runtime.data.split import word
-from bettyc.runtime.seeds import generator
+from bettyc.runtime.data.stream import Stream
+from bettyc.runtime.data.workers import Order, Workers
+from bettyc.runtime.seeds import generator, seed_of
 
 Key = tuple[str, str]
+# Rows up to which torch.multinomial can choose.
+MULTINOMIAL = 1 << 24
 
 
 class Sampler:
     """Row numbers, batch by batch: int64 (batch,) on the CPU."""
 
     def __init__(
-        self, name: str, rows: Rows | Tasks, batch: int, seed: int, options: dict[str, Any]
+        self,
+        name: str,
+        rows: Rows | Tasks,
+        batch: int,
+        seed: int,
+        options: dict[str, Any],
+        span: Span | None = None,
     ) -> None:
         self.name = name
+        self.options = options
+        self.span = span
         self.rows = rows
         self.batch = batch
         self.seed = seed
@@ -87,31 +100,58 @@ class Sampler:
         self.position += 1
         if self.weighted is None:
             return torch.randint(self.rows.count, (self.batch,), generator=g)
-        return torch.multinomial(self.weights(), self.batch, replacement=True, generator=g)
+        weights = self.weights()
+        if len(weights) <= MULTINOMIAL:
+            return torch.multinomial(weights, self.batch, replacement=True, generator=g)
+        edges = weights.cumsum(0)
+        at = torch.rand(self.batch, generator=g, dtype=torch.float64) * edges[-1]
+        return torch.searchsorted(edges, at, right=True).clamp(max=len(edges) - 1)
 
     def weights(self) -> Tensor:
         """One weight per row: a column, or one over the number of rows of the same label
-        (`balanced`).
+        (`balanced`). Raises InputError for a column that cannot be weights or labels.
         """
         if self._weights is None:
-            name = word(self.weighted)
-            columns = self.rows.whole()
-            if name == "balanced":
-                labels = columns["y"].cpu()
-                counts = torch.bincount(labels)
-                self._weights = 1.0 / counts[labels].double()
-            elif name in columns:
-                self._weights = columns[name].double().cpu()
-            else:
-                raise InputError(
-                    report(
-                        "MLO0506",
-                        None,
-                        path=self.name,
-                        problem=f"has no column `{name}` of weights",
-                    )
-                )
+            self._weights = self._found_weights(word(self.weighted) or "")
         return self._weights
+
+    def _found_weights(self, name: str) -> Tensor:
+        balanced = name == "balanced"
+        column = self.rows.column("y" if balanced else name)  # type: ignore[union-attr]
+        if column is None:
+            what = "column `y` of labels" if balanced else f"column `{name}` of weights"
+            raise self._unfit("MLO0506", path=self.name, problem=f"has no {what}")
+        column = column.cpu()
+        if column.ndim != 1:
+            raise self._unfit(
+                "MLO0507", column=name, found="has several entries per row", declared="one number"
+            )
+        if not balanced:
+            found = column.double()
+            if bool((found < 0).any()) or not bool(found.sum() > 0):
+                raise self._unfit(
+                    "MLO0507",
+                    column=name,
+                    found="holds negative weights or none above 0",
+                    declared="weights",
+                )
+            return found
+        if column.is_floating_point():
+            raise self._unfit(
+                "MLO0507", column="y", found="is real", declared="labels (weights = balanced)"
+            )
+        counts = torch.bincount(column.long())
+        return 1.0 / counts[column.long()].double()
+
+    def _unfit(self, code: str, **values: Any) -> InputError:
+        return InputError(report(code, self.span, **values))
+
+    def copy(self) -> Sampler:
+        """One that goes on from here on its own."""
+        other = Sampler(self.name, self.rows, self.batch, self.seed, self.options, self.span)
+        other.seek(self.epoch, self.position)
+        other._weights = self._weights
+        return other
 
 
 class Batches:
@@ -132,28 +172,64 @@ class Batches:
         self.draw = draw
         self.source = source
         self.device = device
+        self.seed = seed
+        self.size = batch
         self.count = 0
         self.spent = True
         self.columns: dict[Key, Tensor] = {}
         self.sampler: Sampler | None = None
+        self.workers: Workers | None = None
         self.rows: Tensor | None = None
+        options = dict(draw.options)
+        self.drop_last = bool(options.get("drop_last", True))
         if not callable(source) and not isinstance(source, Stream | Tasks) and batch is not None:
-            self.sampler = Sampler(draw.name, source, batch, seed, dict(draw.options))
+            self.sampler = Sampler(draw.name, source, batch, seed, options, draw.span)
+            self.workers = self._workers(source, options.get("workers"))
+
+    def _workers(self, source: Rows, count: Any) -> Workers | None:
+        """Processes that fetch ahead, where Python fetches row by row; page-locked for a GPU."""
+        found = source.items(torch.arange(0)) if count else None
+        if found is None:
+            return None
+        return Workers(found[0], int(count), self._ahead, self.device.type == "cuda")
+
+    def _ahead(self, number: int) -> Iterator[Order]:
+        """The orders from batch `number` on, which the sampler has just drawn."""
+        assert self.sampler is not None
+        assert self.rows is not None
+        sampler, rows = self.sampler.copy(), self.rows
+        while True:
+            found = sampler.rows.items(rows)  # type: ignore[union-attr]
+            assert found is not None
+            yield number, found[1].tolist(), self._seed(number)
+            number, rows = number + 1, sampler.next()
+
+    def _seed(self, number: int) -> int:
+        """Of what the user's data set draws at random for batch `number`."""
+        return seed_of(self.seed, "items", self.draw.name, number)
 
     @property
     def ready(self) -> bool:
         """Whether there is a batch."""
         return bool(self.columns)
 
+    @property
+    def epoch(self) -> int:
+        """The epoch that the batch at hand belongs to."""
+        if isinstance(self.source, Stream):
+            return self.source.epoch
+        return 0 if self.sampler is None else self.sampler.epoch
+
     def advance(self) -> None:
         """Draw the next batch."""
         name = self.draw.name
         if self.sampler is not None:
-            self.take(self.sampler.next())
+            self.rows = self.sampler.next()
+            self._take(self.count)
         elif callable(self.source):
             self._set(self.source(self.count))
         elif isinstance(self.source, Stream):
-            self._set(self.source.next())
+            self._set(self.source.next(self.size, self.drop_last))
         elif not isinstance(self.source, Tasks) and not self.columns:
             count = self.source.count
             self._set(self.source.whole())
@@ -161,12 +237,16 @@ class Batches:
         self.count += 1
         self.spent = False
 
-    def take(self, rows: Tensor) -> None:
-        """Make these rows the current batch."""
+    def _take(self, number: int) -> None:
+        """Fetch the rows at hand, as batch `number`."""
         assert self.sampler is not None
-        self.rows = rows
-        self._set(self.sampler.rows.fetch(rows))
-        self.columns[self.draw.name, "index"] = rows.to(self.device)
+        assert self.rows is not None
+        if self.workers is not None:
+            columns = self.workers.fetch(number, self.rows)
+        else:
+            columns = self.sampler.rows.fetch(self.rows, self._seed(number))  # type: ignore[union-attr]
+        self._set(columns)
+        self.columns[self.draw.name, "index"] = self.rows.to(self.device)
 
     def _set(self, columns: Columns) -> None:
         self.columns = {(self.draw.name, field): column for field, column in columns.items()}
@@ -190,7 +270,7 @@ class Batches:
                 found["rows"] = self.rows
         else:
             if isinstance(self.source, Stream):
-                found |= {"epoch": self.source.epoch, "taken": self.source.taken}
+                found["stream"] = self.source.state()
             if isinstance(self.source, Stream) or callable(self.source):
                 found |= {f"batch.{field}": value for (_, field), value in self.columns.items()}
         return found
@@ -200,10 +280,12 @@ class Batches:
         if self.sampler is not None:
             self.sampler.seek(int(state["epoch"]), int(state["position"]))
             if "rows" in state:
-                self.take(state["rows"].cpu())
+                self.rows = state["rows"].cpu()
+                self._take(self.count - 1)
             return
         if isinstance(self.source, Stream):
-            self.source.seek(int(state["epoch"]), int(state["taken"]))
+            at = state["stream"]
+            self.source.seek(int(at["epoch"]), int(at["taken"]), at["started"])
         held = {k.removeprefix("batch."): v for k, v in state.items() if k.startswith("batch.")}
         if held:
             self._set({field: value.to(self.device) for field, value in held.items()})

@@ -4,7 +4,7 @@ Python.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,8 +17,10 @@ from bettyc.failures import InputError
 from bettyc.model import DataSet, Model, Ref, Split
 from bettyc.runtime.data import split as splitting
 from bettyc.runtime.data.check import Checker, as_tensor
+from bettyc.runtime.data.images import image_folder
 from bettyc.runtime.data.readers import READERS, read
-from bettyc.runtime.data.rows import Items, Part, Rows, Stream, Table, Tasks, checked
+from bettyc.runtime.data.rows import Items, Part, Rows, Table, Tasks, checked
+from bettyc.runtime.data.stream import Stream
 from bettyc.runtime.externs import construct
 from bettyc.runtime.randomness import masks
 from bettyc.runtime.seeds import seed_of
@@ -92,6 +94,8 @@ class Loader:
         if data.source.name in READERS:
             columns = read(data, self.folder)
             return self._table(data, columns)
+        if data.source.name == "images":
+            return self._items(data, image_folder(data, self.folder))
         if data.source.name in self.objects:
             return self._value(data, self._made(data))
         raise InputError(
@@ -115,19 +119,16 @@ class Loader:
 
     def _value(self, data: DataSet, value: Any) -> Source:
         """Anything a Python caller may hand over."""
-        checker = self.checker(data)
-        if isinstance(value, DataLoader):
-            return Stream(data.name, lambda: iter(value), data.type, checker, self.device, None)
-        if isinstance(value, IterableDataset) or _is_iterator(value):
-            return Stream(data.name, _opener(value), data.type, checker, self.device, None)
+        if isinstance(value, DataLoader | IterableDataset) or _is_iterator(value):
+            return self._stream(data, value)
+        if _is_parts(value):
+            raise self._choose(data, value)
         if data.rows is None and isinstance(data.type, types.Record) and _is_sequence(value):
-            return Tasks(data.name, value, data.type, checker, self.device)
+            return Tasks(data.name, value, data.type, self.checker(data), self.device)
         if _is_columns(value, data.type):
             return self._table(data, value)
         if _is_sequence(value):
-            if len(value) == 0:
-                raise self._empty(data)
-            return Items(data.name, value, len(value), data.type, checker, self.device)
+            return self._items(data, value)
         if callable(value):
             return self._value(data, value())
         raise InputError(
@@ -140,6 +141,35 @@ class Loader:
             )
         )
 
+    def _stream(self, data: DataSet, value: Any) -> Stream:
+        once = not isinstance(value, DataLoader | IterableDataset) and iter(value) is value
+        inside = [value, *(getattr(value, n, None) for n in ("dataset", "sampler"))]
+        generators = [getattr(part, "generator", None) for part in inside]
+        return Stream(
+            data.name,
+            lambda: iter(value),
+            data.type,
+            self.checker(data),
+            self.device,
+            seed=self.seed,
+            once=once,
+            generators=tuple(
+                {id(g): g for g in generators if isinstance(g, torch.Generator)}.values()
+            ),
+            epoch_of=tuple(p.set_epoch for p in inside if callable(getattr(p, "set_epoch", None))),
+        )
+
+    def _items(self, data: DataSet, value: Any) -> Items:
+        if len(value) == 0:
+            raise self._empty(data)
+        return Items(data.name, value, len(value), data.type, self.checker(data), self.device)
+
+    def _choose(self, data: DataSet, value: Any) -> InputError:
+        note = f"it has the parts {', '.join(map(str, value))}: hand over one of them"
+        return InputError(
+            report("MLO0703", data.span, name=data.name, expected="one data set", notes=[note])
+        )
+
     def _table(self, data: DataSet, value: Any) -> Table:
         columns = checked(value, _nested(data.type, value), self.checker(data), None, self.device)
         lengths = {name: len(column) for name, column in columns.items() if column.ndim}
@@ -149,7 +179,7 @@ class Loader:
         return Table(columns, count)
 
     def _empty(self, data: DataSet) -> InputError:
-        return InputError(report("MLO0506", data.span, path=data.name, problem="is empty"))
+        return InputError(report("MLO0511", data.span, name=data.name, problem="is empty"))
 
     def _split(self, data: DataSet, source: Source, split: Split) -> dict[str, Source]:
         if isinstance(source, Stream | Tasks):
@@ -161,8 +191,7 @@ class Loader:
                     expected="a data set with rows, so it cannot be split",
                 )
             )
-        columns = source.columns if isinstance(source, Table) else None
-        rows = splitting.parts(split, source.count, columns)
+        rows = splitting.parts(split, source.count, source.column)
         for part in split.parts:
             for name in part.rows.names:
                 self.sizes[name] = len(rows[part.name])
@@ -174,6 +203,8 @@ class Loader:
                 else None
             )
             source = Table(splitting.corrupted(split, rows, source.columns, count), source.count)
+        elif dict(split.options).get("corrupt") is not None:
+            raise self._not_in_memory(data, "so its labels cannot be corrupted")
         whole = self._finished(data, source, rows)
         assert not isinstance(whole, Stream | Tasks)
         return {data.name: whole, **{name: Part(whole, at) for name, at in rows.items()}}
@@ -181,7 +212,11 @@ class Loader:
     def _finished(self, data: DataSet, source: Source, rows: Mapping[str, Tensor] | None) -> Source:
         """With `standardize`."""
         option = data.source.get("standardize")
-        if option in (None, False) or not isinstance(source, Table) or "x" not in source.columns:
+        if option in (None, False):
+            return source
+        if not isinstance(source, Table):
+            raise self._not_in_memory(data, "so it cannot be standardized")
+        if "x" not in source.columns:
             return source
         name = splitting.word(option)
         if name is not None and (rows is None or name not in rows):
@@ -198,15 +233,15 @@ class Loader:
             source.count,
         )
 
+    def _not_in_memory(self, data: DataSet, reason: str) -> InputError:
+        note = "hand over its columns (a dict of arrays or tensors), or do it in the data set"
+        expected = f"in memory, {reason}"
+        return InputError(
+            report("MLO0703", data.span, name=data.name, expected=expected, notes=[note])
+        )
+
     def _known(self) -> dict[str, types.Dim]:
         return {name: types.number(size) for name, size in self.sizes.items()}
-
-
-def _opener(value: Any) -> Any:
-    def opened() -> Iterator[Any]:
-        return iter(value)
-
-    return opened
 
 
 def _is_iterator(value: Any) -> bool:
@@ -219,15 +254,33 @@ def _is_sequence(value: Any) -> bool:
     )
 
 
+def _is_parts(value: Any) -> bool:
+    """Several data sets by name, as Hugging Face's `DatasetDict`."""
+    return isinstance(value, Mapping) and hasattr(value, "column_names")
+
+
+def _by_row(value: Any) -> bool:
+    """A Hugging Face data set that makes its values when a row is asked for: a transform, or
+    columns that are decoded.
+    """
+    shape = getattr(value, "format", None)
+    custom = isinstance(shape, Mapping) and shape.get("type") == "custom"
+    features = getattr(value, "features", None) or {}
+    return custom or any(hasattr(f, "decode_example") for f in features.values())
+
+
 def _is_columns(value: Any, declared: types.Type) -> bool:
     """Columns by name or in order, or one column: not a list of rows."""
     if isinstance(declared, types.Tensor):
         return isinstance(value, Tensor) or as_tensor(value) is not None
+    if hasattr(value, "column_names") and _by_row(value):
+        return False
     if isinstance(value, Mapping) or hasattr(value, "column_names") or hasattr(value, "to_numpy"):
         return True
     assert isinstance(declared, types.Record)
     if isinstance(value, tuple) and len(value) == len(declared.fields):
-        return all(as_tensor(part) is not None for part in value)
+        pairs = zip(value, declared.fields, strict=True)
+        return all(_is_columns(part, inner) for part, (_, inner) in pairs)
     return not hasattr(value, "__getitem__") and all(
         hasattr(value, name) for name, _ in declared.fields
     )

@@ -3,6 +3,10 @@
     npz("f.npz")                     arrays named like the declared fields
     npy("f.npy")                     one array
     csv("f.csv", target = "price")   `y` is the target, `x` all other columns, other fields by name
+    parquet("f.parquet", target = "price")   as csv; a column of lists of one length is a matrix
+    safetensors("f.safetensors")     tensors named like the declared fields
+    images("folder", size = 32)      one subfolder per class; read while the program runs, by
+                                     `bettyc.runtime.data.images`
     sklearn("digits")                of scikit-learn: breast_cancer, diabetes, digits, iris, wine
 
 `standardize = true` brings every column of `x` to mean 0 and standard deviation 1 over all rows;
@@ -20,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from bettyc import sources
+from bettyc import headers, sources
 from bettyc.diagnostics.span import Span
 from bettyc.model import Call, DataSet
 from bettyc.types import Type, tensors
@@ -69,6 +73,49 @@ def _csv(source: Call, declared: Type, folder: str, span: Span | None) -> Column
     return found
 
 
+def _parquet(source: Call, declared: Type, folder: str, span: Span | None) -> Columns:
+    table = headers.parquet_table(source, folder, span)
+    fields = sources.csv_fields(source, table.column_names, declared, span)
+    found: Columns = {}
+    for field, type_ in tensors(declared):
+        parts = [_entries(table.column(k)) for k in fields[field]]
+        matrix = len(parts) != 1 or len(type_.shape) != 1
+        found[field] = np.concatenate(parts, 1) if matrix else parts[0][:, 0]
+    return found
+
+
+def _entries(column: Any) -> np.ndarray[Any, Any]:
+    """A column of numbers, or of lists of them, as (rows, entries)."""
+    rows = len(column)
+    flat = column.combine_chunks()
+    while hasattr(flat, "flatten") and hasattr(flat.type, "value_type"):
+        flat = flat.flatten()
+    values = np.asarray(flat.to_numpy(zero_copy_only=False))
+    if values.dtype == object:  # decimals
+        values = values.astype(np.float64)
+    return values.reshape(rows, -1)
+
+
+def _safetensors(source: Call, declared: Type, folder: str, span: Span | None) -> Columns:
+    from safetensors import SafetensorError, safe_open
+
+    path = sources.path_of(source, folder, span)
+    half = {name for name, f in headers.safetensors(source, declared, folder, span).items()
+            if f.dtype.startswith(("bf16", "f8"))}  # fmt: skip
+    found: Columns = {}
+    try:
+        # NumPy has no bfloat16: torch reads those
+        for framework in ("numpy", "pt") if half else ("numpy",):
+            with safe_open(str(path), framework) as file:
+                for field, _ in tensors(declared):
+                    if (field in half) == (framework == "pt"):
+                        value = file.get_tensor(field)
+                        found[field] = value.float().numpy() if field in half else value
+    except (OSError, SafetensorError) as error:
+        raise sources.unreadable(source, span, error) from error
+    return found
+
+
 def _sklearn(source: Call, declared: Type, folder: str, span: Span | None) -> Columns:
     name = source.positional[0] if source.positional else source.get("name")
     bunch = getattr(import_module("sklearn.datasets"), f"load_{name}")()
@@ -88,5 +135,7 @@ READERS: dict[str, Callable[[Call, Type, str, Span | None], Columns]] = {
     "npz": _npz,
     "npy": _npy,
     "csv": _csv,
+    "parquet": _parquet,
+    "safetensors": _safetensors,
     "sklearn": _sklearn,
 }

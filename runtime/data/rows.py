@@ -1,9 +1,13 @@
-"""Where rows come from: a table in memory, a torch data set, a stream, or a collection of tasks."""
+"""Where rows come from: a table in memory, a torch data set, or a collection of tasks.
+
+Rows of a data set in Python are fetched under a seed that the caller gives, so that random
+augmentation does not depend on who fetches them, nor on what was fetched before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +17,7 @@ from bettyc import types
 from bettyc.diagnostics.registry import report
 from bettyc.failures import CallbackError, InputError
 from bettyc.runtime.data.check import Checker, flatten
+from bettyc.runtime.randomness import every_generator
 
 Columns = dict[str, Tensor]
 
@@ -22,12 +27,24 @@ class Rows(Protocol):
 
     count: int
 
-    def fetch(self, rows: Tensor) -> Columns:
-        """The columns of these rows, int64 (batch,), on the run's device."""
+    def fetch(self, rows: Tensor, seed: int = 0) -> Columns:
+        """The columns of these rows, int64 (batch,), on the run's device. seed: of what the
+        user's data set draws at random.
+        """
         ...
 
     def whole(self) -> Columns:
         """All columns of all rows."""
+        ...
+
+    def column(self, name: str) -> Tensor | None:
+        """One column of all rows, None where there is none of the name."""
+        ...
+
+    def items(self, rows: Tensor) -> tuple[Items, Tensor] | None:
+        """The data set in Python that these rows are fetched from, and their numbers in it; None
+        where they lie in memory.
+        """
         ...
 
 
@@ -38,13 +55,19 @@ class Table:
     columns: Columns
     count: int
 
-    def fetch(self, rows: Tensor) -> Columns:
+    def fetch(self, rows: Tensor, seed: int = 0) -> Columns:
         first = next(iter(self.columns.values()))
         at = rows.to(first.device)
         return {name: column.index_select(0, at) for name, column in self.columns.items()}
 
     def whole(self) -> Columns:
         return self.columns
+
+    def column(self, name: str) -> Tensor | None:
+        return self.columns.get(name)
+
+    def items(self, rows: Tensor) -> None:
+        return None
 
 
 @dataclass
@@ -59,15 +82,22 @@ class Part:
     def count(self) -> int:
         return len(self.rows)
 
-    def fetch(self, rows: Tensor) -> Columns:
-        if self.cached is not None:
+    def fetch(self, rows: Tensor, seed: int = 0) -> Columns:
+        if self.cached is not None and self.items(rows) is None:
             return Table(self.cached, self.count).fetch(rows)
-        return self.of.fetch(self.rows[rows])
+        return self.of.fetch(self.rows[rows], seed)
 
     def whole(self) -> Columns:
         if self.cached is None:
             self.cached = self.of.fetch(self.rows)
         return self.cached
+
+    def column(self, name: str) -> Tensor | None:
+        found = self.of.column(name)
+        return None if found is None else found[self.rows.to(found.device)]
+
+    def items(self, rows: Tensor) -> tuple[Items, Tensor] | None:
+        return self.of.items(self.rows[rows])
 
 
 @dataclass
@@ -83,39 +113,83 @@ class Items:
     checker: Checker
     device: torch.device
 
-    def fetch(self, rows: Tensor) -> Columns:
+    def fetch(self, rows: Tensor, seed: int = 0) -> Columns:
+        self.check_length()
+        with every_generator(seed):
+            value = self.raw(rows.tolist())
+        return self.batch(value, len(rows))
+
+    def check_length(self) -> None:
+        """Raises InputError (MLO0511) for a data set that has changed its length."""
         if len(self.dataset) != self.count:
-            found = f"now has {len(self.dataset)} rows instead of {self.count}"
             raise InputError(
                 report(
-                    "MLO0507",
+                    "MLO0511",
                     self.checker.span,
-                    column=self.name,
-                    found=found,
-                    declared=self.declared,
+                    name=self.name,
+                    problem=f"now has {len(self.dataset)} rows instead of {self.count}",
                 )
             )
+
+    def raw(self, rows: list[int]) -> Any:
+        """The user's items put together, in whatever container they come. Raises CallbackError."""
         try:
-            items = [self.dataset[int(i)] for i in rows]
+            if hasattr(self.dataset, "__getitems__"):
+                items = self.dataset.__getitems__(rows)
+            else:
+                items = [self.dataset[i] for i in rows]
+            return collated(items)
         except Exception as error:
             # the user's data set: whatever it raises is shown as its own
-            raise _raised(self.name, error) from error
-        return checked(
-            torch.utils.data.default_collate(items),
-            self.declared,
-            self.checker,
-            len(rows),
-            self.device,
-        )
+            raise raised(self.name, error) from error
+
+    def batch(self, value: Any, count: int) -> Columns:
+        """What `raw` gave, checked and on the device."""
+        return checked(value, self.declared, self.checker, count, self.device)
 
     def whole(self) -> Columns:
         return self.fetch(torch.arange(self.count))
 
+    def column(self, name: str) -> Tensor | None:
+        # a data set of ours may know some columns without fetching anything
+        cheap: dict[str, Tensor] = getattr(self.dataset, "cheap", {})
+        return cheap[name] if name in cheap else self.whole().get(name)
 
-def _raised(name: str, error: Exception) -> CallbackError:
-    """What the user's data set raised; out of a worker of torch's loader its text ends with the
-    cause.
+    def items(self, rows: Tensor) -> tuple[Items, Tensor]:
+        return self, rows
+
+
+def collated(items: Sequence[Any]) -> Any:
+    """Examples put together by torch's own collate. Lists of numbers inside an example are one
+    row of a column, which torch would take for columns.
     """
+    return torch.utils.data.default_collate([_rows_of_numbers(item) for item in items])
+
+
+def _rows_of_numbers(item: Any) -> Any:
+    if isinstance(item, dict):
+        return {k: _row(v) for k, v in item.items()}
+    if isinstance(item, list) or type(item) is tuple:
+        return tuple(map(_row, item))
+    return item
+
+
+def _row(value: Any) -> Any:
+    if isinstance(value, list) and _numbers(value):
+        return torch.tensor(value)
+    return _rows_of_numbers(value)
+
+
+def _numbers(value: list[Any]) -> bool:
+    return all(_numbers(v) if isinstance(v, list) else isinstance(v, int | float) for v in value)
+
+
+def raised(name: str, error: Exception) -> CallbackError | InputError:
+    """What the user's data set raised; out of a worker of torch's loader its text ends with the
+    cause. Diagnostics of our own data sets stay what they are.
+    """
+    if isinstance(error, InputError | CallbackError):
+        return error
     text = f"{type(error).__name__}: {error}"
     if "Original Traceback" in text:
         text = f"{text.strip().splitlines()[-1]} (in a worker of its loader)"
@@ -147,70 +221,6 @@ def checked(
 
 
 @dataclass
-class Stream:
-    """Batches from a loader, an iterable data set or a generator; rows have no numbers.
-
-    `open` gives a fresh iterator; a stream that ends is opened again. `taken` counts batches
-    since it was opened, so that a resumed run can skip to where it was.
-    """
-
-    name: str
-    open: Callable[[], Iterator[Any]]
-    declared: types.Type
-    checker: Checker
-    device: torch.device
-    batch: int | None
-    iterator: Iterator[Any] | None = None
-    epoch: int = 0
-    taken: int = 0
-    given: list[Columns] | None = None  # since `pause`
-    again: list[Columns] = field(default_factory=list)
-
-    def next(self) -> Columns:
-        if self.again:
-            columns = self.again.pop(0)
-        else:
-            columns = checked(self._raw(), self.declared, self.checker, self.batch, self.device)
-        if self.given is not None:
-            self.given.append(columns)
-        return columns
-
-    def pause(self) -> Stream:
-        """Remember what is given from here on, until `rewind`."""
-        self.given = []
-        return self
-
-    def rewind(self) -> None:
-        """Give it again."""
-        self.again = [*(self.given or []), *self.again]
-        self.given = None
-
-    def _raw(self) -> Any:
-        for _ in range(2):
-            if self.iterator is None:
-                self.iterator, self.taken = self.open(), 0
-            try:
-                value = next(self.iterator)
-            except StopIteration:
-                self.iterator, self.epoch = None, self.epoch + 1
-                continue
-            except Exception as error:
-                # the user's loader: whatever it raises is shown as its own
-                raise _raised(self.name, error) from error
-            self.taken += 1
-            return value
-        raise InputError(report("MLO0506", self.checker.span, path=self.name, problem="is empty"))
-
-    def seek(self, epoch: int, taken: int) -> None:
-        """Skip to where a checkpoint was written."""
-        self.epoch = epoch
-        self.iterator = self.open()
-        self.taken = 0
-        while self.taken < taken:
-            self._raw()
-
-
-@dataclass
 class Tasks:
     """A collection of tasks; each is a record of tensors."""
 
@@ -224,10 +234,11 @@ class Tasks:
     def count(self) -> int:
         return len(self.items)
 
-    def task(self, i: int) -> Columns:
+    def task(self, i: int, seed: int = 0) -> Columns:
         try:
-            item = self.items[i]
+            with every_generator(seed):
+                item = self.items[i]
         except Exception as error:
             # the user's task source: whatever it raises is shown as its own
-            raise _raised(self.name, error) from error
+            raise raised(self.name, error) from error
         return checked(item, self.declared, self.checker, None, self.device)

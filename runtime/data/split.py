@@ -11,7 +11,7 @@ uniformly; a declared field `clean : bool[n]` says where the label was left alon
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -25,8 +25,8 @@ from bettyc.runtime.seeds import generator
 from bettyc.sources import counts
 
 
-def parts(split: Split, rows: int, columns: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """The row numbers of each part. columns: of the whole set, where it lies in memory."""
+def parts(split: Split, rows: int, column: Callable[[str], Tensor | None]) -> dict[str, Tensor]:
+    """The row numbers of each part. column: a column of the whole set by its name."""
     options = dict(split.options)
     seed = options.get("seed", 0)
     order = torch.arange(rows)
@@ -34,9 +34,10 @@ def parts(split: Split, rows: int, columns: Mapping[str, Tensor] | None) -> dict
     if options.get("shuffle", True) is not False:
         order = torch.randperm(rows, generator=generator(seed, "split", split.of))  # type: ignore[arg-type]
     if by is not None:
-        if columns is None or by not in columns:
+        labels = column(by)
+        if labels is None or labels.ndim != 1:
             raise _no_column(split, by)
-        order = _interleaved(order, columns[by].cpu())
+        order = _interleaved(order, labels.cpu())
     sizes = [part.rows.value for part in split.parts]
     fractions = [part.fraction for part in split.parts]
     known = [s for s in sizes if s is not None]
@@ -51,7 +52,10 @@ def parts(split: Split, rows: int, columns: Mapping[str, Tensor] | None) -> dict
 def _no_column(split: Split, name: str) -> InputError:
     return InputError(
         report(
-            "MLO0506", split.span, path=split.of, problem=f"has no column `{name}` to stratify by"
+            "MLO0506",
+            split.span,
+            path=split.of,
+            problem=f"has no column `{name}` of one number per row to stratify by",
         )
     )
 
@@ -90,6 +94,9 @@ def corrupted(
     rows = found[part]
     seed = dict(split.options).get("seed", 0)
     g = generator(seed, "corrupt", split.of, part)  # type: ignore[arg-type]
+    if "y" not in columns or columns["y"].is_floating_point() or columns["y"].ndim != 1:
+        problem = "has no column `y` of labels to corrupt"
+        raise InputError(report("MLO0506", split.span, path=split.of, problem=problem))
     labels = columns["y"].clone()
     count = classes if classes is not None else int(labels.max()) + 1
     chosen = rows[torch.randperm(len(rows), generator=g)[: round(fraction * len(rows))]].to(

@@ -40,4 +40,5 @@ CODES = (
         "`{variable}` has one entry per row of `{data}`, but is indexed by a batch of `{other}`",
     ),
     Code("MLO0510", "unknown-columns", "error", "the columns of `{name}` are not declared"),
+    Code("MLO0511", "data-runs-out", "error", "`{name}` {problem}"),
 )

@@ -16,11 +16,15 @@ def split(*fractions: float, **options) -> Split:
     return Split("all", parts, tuple(options.items()), None)
 
 
+def no_column(name: str) -> None:
+    return None
+
+
 @pytest.mark.parametrize("rows", [7, 100, 569])
 def test_parts_are_disjoint_and_repeatable(rows):
-    found = splitting.parts(split(0.5, 0.25, 0.25, seed=3), rows, None)
-    again = splitting.parts(split(0.5, 0.25, 0.25, seed=3), rows, None)
-    other = splitting.parts(split(0.5, 0.25, 0.25, seed=4), rows, None)
+    found = splitting.parts(split(0.5, 0.25, 0.25, seed=3), rows, no_column)
+    again = splitting.parts(split(0.5, 0.25, 0.25, seed=3), rows, no_column)
+    other = splitting.parts(split(0.5, 0.25, 0.25, seed=4), rows, no_column)
     together = torch.cat(list(found.values()))
 
     assert sorted(together.tolist()) == list(range(rows))
@@ -30,14 +34,14 @@ def test_parts_are_disjoint_and_repeatable(rows):
 
 
 def test_without_shuffling_rows_keep_their_order():
-    found = splitting.parts(split(0.5, 0.5, shuffle=False), 10, None)
+    found = splitting.parts(split(0.5, 0.5, shuffle=False), 10, no_column)
 
     assert found["p1"].tolist() == [5, 6, 7, 8, 9]
 
 
 def test_stratified_parts_have_the_mix_of_the_whole():
     y = torch.tensor([0] * 80 + [1] * 20)
-    found = splitting.parts(split(0.5, 0.3, 0.2, stratify=Call("y")), 100, {"y": y})
+    found = splitting.parts(split(0.5, 0.3, 0.2, stratify=Call("y")), 100, {"y": y}.get)
 
     assert [int(y[rows].sum()) for rows in found.values()] == [10, 6, 4]
     assert sorted(torch.cat(list(found.values())).tolist()) == list(range(100))
@@ -45,14 +49,14 @@ def test_stratified_parts_have_the_mix_of_the_whole():
 
 def test_stratify_by_a_column_that_is_not_there():
     with pytest.raises(InputError, match="no column `z`"):
-        splitting.parts(split(1.0, stratify=Call("z")), 3, {"y": torch.zeros(3)})
+        splitting.parts(split(1.0, stratify=Call("z")), 3, {"y": torch.zeros(3)}.get)
 
 
 def test_noise_stays_in_its_part_and_is_recorded():
     y = torch.arange(200) % 10
     columns = {"y": y, "clean": torch.ones(200, dtype=torch.bool)}
     noisy = split(0.5, 0.5, seed=0, corrupt=Call("labels", (Call("p0"), 0.4)))
-    rows = splitting.parts(noisy, 200, columns)
+    rows = splitting.parts(noisy, 200, columns.get)
     found = splitting.corrupted(noisy, rows, columns, 10)
     changed = found["y"] != y
 
