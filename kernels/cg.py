@@ -4,9 +4,10 @@ Converges for positive definite H; after k steps the error in the H-norm is at m
 2 ((sqrt(kappa) - 1) / (sqrt(kappa) + 1))^k of the first. One product per step, one more for a warm
 start; four vectors of memory besides the product's.
 
-On the CPU the loop ends as soon as the solve has stopped. On a GPU nothing is read back inside the
-solve: convergence is tested on the device, steps after it change nothing, and the host, which runs
-ahead, looks at a copy of the stop code every CHECK steps.
+On the CPU the loop ends as soon as the solve has stopped; a product with a method
+`iterate(solve, steps)`, such as `Product` of xt_phi_x.py, runs all of it in one call of native.c.
+On a GPU nothing is read back inside the solve: convergence is tested on the device, steps after it
+change nothing, and the host, which runs ahead, looks at a copy of the stop code every CHECK steps.
 
 What cannot happen is 0/0: a zero right-hand side gives x = 0 without a product, and a step with a
 residual of zero, or with p.Hp not above rounding, is not taken.
@@ -144,7 +145,11 @@ def cg(
         solve = cg_single.start(x, r, goal, steps, damping)
     else:
         solve = cg_update.start(x, r, goal, steps, damping)
-    done = _loop(lambda k: solve.advance(matvec, k), solve.state, steps)
+    done, iterate = None, getattr(matvec, "iterate", None)
+    if iterate is not None and isinstance(solve, cg_update.Recurrence) and b.device.type == "cpu":
+        done = iterate(solve, steps)
+    if done is None:
+        done = _loop(lambda k: solve.advance(matvec, k), solve.state, steps)
     rr = solve.r.double().square().sum()
     return solve.x, Info(solve.state[done % 2], solve.history, rr, bb, damping, precond is None)
 

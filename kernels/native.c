@@ -3,15 +3,68 @@
  * native.py compiles this file once per machine. TYPED repeats every function for float (suffix _f)
  * and double (_d). Matrices are row-major. Sums over rows or elements are taken in parts of a fixed
  * size and added in order, so no result depends on the number of threads; the parts are handed out
- * dynamically, because on a shared machine equal shares wait for the slowest core.
+ * as threads come for them, because on a shared machine equal shares wait for the slowest core.
  */
 #include <math.h>
 #include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
-enum { PHI_DIAGONAL = 0, PHI_SOFTMAX = 1, PHI_BLOCKS = 2 };
+#include "native_pool.h"
+
 enum { RUNNING = 0, CONVERGED = 1, CURVATURE = 2, NOT_FINITE = 3 };
-enum { MAX_PARTS = 256, PART = 16384, MAX_COLUMNS = 256 };
+/* Below SMALL products of X's elements and columns, waking another thread costs more than it saves. */
+enum { SMALL = 1 << 18 };
+enum { MAX_PARTS = 256, PART = 16384, MAX_SLOTS = 64 };
+
+/* As in rows.py, in the same order. */
+enum { SLOT_PRODUCT, SLOT_COLUMN, SLOT_MATRIX, SLOT_LABELS, SLOT_SCALAR, SLOT_ROW, SLOT_BLOCKS };
+enum {
+    OP_ADD, OP_SUB, OP_MUL, OP_DIV, OP_POW, OP_NEG, OP_EQ, OP_NE, OP_LT, OP_LE, OP_GT, OP_GE, OP_AND, OP_OR,
+    OP_NOT, OP_WHERE, OP_MAXIMUM, OP_MINIMUM, OP_EXP, OP_LOG, OP_LOG1P, OP_EXPM1, OP_SQRT, OP_ABS, OP_SQUARE,
+    OP_SIGN, OP_SIGMOID, OP_TANH, OP_RELU, OP_SIN, OP_COS, OP_ERF, OP_SUM, OP_AMAX, OP_AMIN, OP_LOGSUMEXP,
+    OP_SOFTMAX, OP_BLOCKS
+};
+
+/* Operands are slots: z, those from outside, then one result per instruction. */
+struct instruction {
+    int op, a, b, c, wide;
+};
+
+/* Operands of one_pass; one_pass.py fills it. */
+struct pass {
+    const void *x, *v, *ridge; /* ridge: NULL, or as many as v, or a single one with ridge_step 0 */
+    void *out, *work;          /* out: NULL without the product with X^T. work: (parts + 1) * d * k */
+    long n, d, k, parts, block, ridge_step;
+    double scale, shift;
+    int turned, threads;
+    long outside, count, result, kept; /* slots from outside, z included; instructions; the slot of phi */
+    const int *kinds;
+    const void *const *data;
+    const struct instruction *program;
+    const int *keep; /* slots that are to be written out, and where to */
+    void *const *keep_at;
+    const void *vt;
+};
+
+/* Vectors, and columns per tile: as many as leave no register out. */
+#ifdef __AVX512F__
+enum { VECTOR_BYTES = 64, MAX_TILE = 5 };
+#define EXTRA_TILES(f, rows, a, b, last)              \
+    case 3: f(x, d, a, b, last, rows, 3); break;      \
+    case 4: f(x, d, a, b, last, rows, 4); break;      \
+    case 5: f(x, d, a, b, last, rows, 5); break;
+#elif defined(__AVX__)
+enum { VECTOR_BYTES = 32, MAX_TILE = 2 };
+#define EXTRA_TILES(f, rows, a, b, last)
+#else
+enum { VECTOR_BYTES = 16, MAX_TILE = 2 };
+#define EXTRA_TILES(f, rows, a, b, last)
+#endif
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
@@ -19,40 +72,76 @@ enum { MAX_PARTS = 256, PART = 16384, MAX_COLUMNS = 256 };
 static long part_size(long n) { return MAX(PART, (n + MAX_PARTS - 1) / MAX_PARTS); }
 static long part_count(long n) { return (n + part_size(n) - 1) / part_size(n); }
 
-/* call(s) with t, lo and hi of every part of n elements. A single part does not enter OpenMP, whose
- * entry alone takes longer than a small vector. */
-#define PART_BOUNDS const long lo = t * part_size(n), hi = MIN(n, lo + part_size(n))
-#define EACH_PART(call)                                                         \
-    do {                                                                        \
-        const long parts = part_count(n);                                       \
-        if (parts <= 1 || threads == 1)                                         \
-            for (long t = 0; t < parts; t++) {                                  \
-                PART_BOUNDS;                                                    \
-                call;                                                           \
-            }                                                                   \
-        else                                                                    \
-            _Pragma("omp parallel for schedule(dynamic, 1) num_threads(threads)") \
-            for (long t = 0; t < parts; t++) {                                  \
-                PART_BOUNDS;                                                    \
-                call;                                                           \
-            }                                                                   \
-    } while (0)
-
 #define CAT_(a, b) a##b
 #define CAT(a, b) CAT_(a, b)
 
+/* A job over vectors of n elements in parts of a fixed size. PART(f, call) defines it: in `call`, j holds
+ * the operands, t is the part and lo, hi are its bounds. RUN(f, operands) runs it. */
+#define PART(f, call)                                                                    \
+    static void NAME(CAT(f, _part))(void *data, long t) {                                \
+        const struct NAME(vectors) *j = data;                                            \
+        const long lo = t * part_size(j->n), hi = MIN(j->n, lo + part_size(j->n));       \
+        call;                                                                            \
+    }
+#define RUN(f, ...)                                                                      \
+    do {                                                                                 \
+        struct NAME(vectors) job = {.n = n, __VA_ARGS__};                                \
+        share(NAME(CAT(f, _part)), &job, part_count(n), threads);                        \
+    } while (0)
+
 #define REAL float
 #define NAME(f) CAT(f, _f)
+#define NAME_IS_DOUBLE 0
 #define EPS 1.1920929e-7
 #define ROOT sqrtf
+#define POWER powf
+#define LOG logf
+#define LOG1P log1pf
+#define EXPM1 expm1f
+#define TANH tanhf
+#define SIN sinf
+#define COS cosf
+#define ERF erff
+#define MASKED(count, p) _mm512_maskz_loadu_ps((__mmask16)((1u << (count)) - 1), p)
+#define REDUCED(v) _mm512_reduce_add_ps((__m512)(v))
+#include "native_exp.h"
+#include "native_tiles.h"
+#include "native_rows.h"
+#include "native_pass.h"
 #include "native_typed.h"
 #undef REAL
 #undef NAME
+#undef NAME_IS_DOUBLE
 #undef EPS
 #undef ROOT
+#undef POWER
+#undef LOG
+#undef LOG1P
+#undef EXPM1
+#undef TANH
+#undef SIN
+#undef COS
+#undef ERF
+#undef MASKED
+#undef REDUCED
 
 #define REAL double
 #define NAME(f) CAT(f, _d)
+#define NAME_IS_DOUBLE 1
 #define EPS 2.220446049250313e-16
 #define ROOT sqrt
+#define POWER pow
+#define LOG log
+#define LOG1P log1p
+#define EXPM1 expm1
+#define TANH tanh
+#define SIN sin
+#define COS cos
+#define ERF erf
+#define MASKED(count, p) _mm512_maskz_loadu_pd((__mmask8)((1u << (count)) - 1), p)
+#define REDUCED(v) _mm512_reduce_add_pd((__m512d)(v))
+#include "native_exp.h"
+#include "native_tiles.h"
+#include "native_rows.h"
+#include "native_pass.h"
 #include "native_typed.h"

@@ -5,8 +5,8 @@ The library lies in the user's cache folder ($BETTYC_CACHE, else $XDG_CACHE_HOME
 compiler is $CC, else cc, and BETTYC_CC=none stands for "there is none". Where nothing can be
 compiled, `library()` is None, `reason()` says why, and plain torch takes over.
 
--ffast-math is not among the flags: linking with it sets flush-to-zero for the whole process. OpenMP
-comes from the library that torch has loaded already (same soname), so there is one pool of threads.
+-ffast-math is not among the flags: linking with it sets flush-to-zero for the whole process. Of
+OpenMP only `simd` is used; native_pool.h has the threads.
 """
 
 from __future__ import annotations
@@ -25,13 +25,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SOURCES = ("native.c", "native_typed.h")
-FLAGS = ("-O3", "-march=native", "-funroll-loops", "-fno-math-errno", "-shared", "-fPIC")
-OPENMP = ("-fopenmp", "")  # the second where the compiler has none: one thread
+SOURCES = (
+    "native.c",
+    "native_exp.h",
+    "native_pass.h",
+    "native_pool.h",
+    "native_rows.h",
+    "native_tiles.h",
+    "native_typed.h",
+)
+FLAGS = (
+    "-O2",
+    "-fno-math-errno",
+    "-fopenmp-simd",
+    "-pthread",
+    "-shared",
+    "-fPIC",
+)
+OPTIONAL = ("-march=native", "")  # the second where the first is unknown
 
 _P, _L, _I, _D = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_double
 SIGNATURES: dict[str, tuple[tuple[type, ...], type | None]] = {
-    "xt_phi_x": ((_P, _P, _P, _P, _I, _P, _P, _P, _D, _D, _L, _L, _L, _L, _I), None),
+    "one_pass": ((_P,), None),
+    "descend": ((_P, _P, _D, _L), None),
+    "cg_pass": ((_P, _P, _P, _P, _D, _P, _P, _L, _L), _L),
     "cg_step": ((_P, _P, _P, _P, _D, _L, _P, _P, _L, _L, _I), _I),
     "sum_squares": ((_P, _L, _I), _D),
     "neumann_update": ((_P, _P, _P, _D, _L, _I), None),
@@ -60,7 +77,7 @@ def reason() -> str:
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled library, or None. Compiles in about a second where the cache has nothing."""
+    """The compiled library, or None. Compiles in a few seconds where the cache has nothing."""
     global _why
     compiler = os.environ.get("BETTYC_CC") or os.environ.get("CC") or "cc"
     found = shutil.which(compiler)
@@ -93,25 +110,25 @@ def _built(compiler: str) -> Path:
     """The library's path, compiled if it is not there."""
     folder = _folder()
     sources = [Path(__file__).with_name(name) for name in SOURCES]
-    parts = [compiler, _version(compiler), _processor(), *FLAGS, *OPENMP]
+    parts = [compiler, _version(compiler), _processor(), *FLAGS, *OPTIONAL]
     key = hashlib.sha256("\0".join(parts).encode() + b"".join(s.read_bytes() for s in sources))
     path = folder / f"native-{key.hexdigest()[:20]}.so"
     if not path.exists():
-        for openmp in OPENMP:
+        for optional in OPTIONAL:
             try:
-                _compile(compiler, sources[0], path, openmp)
+                _compile(compiler, sources[0], path, optional)
                 break
             except subprocess.CalledProcessError:
-                if openmp == OPENMP[-1]:
+                if optional == OPTIONAL[-1]:
                     raise
     return path
 
 
-def _compile(compiler: str, source: Path, path: Path, openmp: str) -> None:
+def _compile(compiler: str, source: Path, path: Path, optional: str) -> None:
     """Into a file of its own first, so that two processes at once do no harm."""
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         made = Path(scratch) / path.name
-        flags = [*FLAGS, openmp] if openmp else [*FLAGS, "-Wno-unknown-pragmas"]
+        flags = [*FLAGS, optional] if optional else FLAGS
         command = [compiler, *flags, str(source), "-o", str(made), "-lm"]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
         os.replace(made, path)

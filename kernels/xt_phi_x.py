@@ -7,7 +7,7 @@ products it reads X twice; here a block of rows is used for both while it is on 
     way        X is read   when
     resident   once        Triton; a block of rows, V and the program's sum fit in registers
     two-phase  twice       Triton, otherwise: S = phi(X V) is stored, then X^T S
-    native     once        CPU; 4 rows at a time stay in cache, parts of the rows are dealt to cores
+    native     once        CPU: one_pass.py
     torch      twice       the reference
 
 Bytes moved, float32 X: 4 n d once, plus 4 k (2 d + n) and 8 k d per program for the partial sums.
@@ -19,18 +19,17 @@ sums are at least fp32. `precision` is that of products on tensor cores (k > 1):
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from bettyc.kernels import checks, dispatch, native, xt_phi_x_triton
+from bettyc.kernels import cg_update, checks, dispatch, xt_phi_x_triton
 from bettyc.kernels import phi as rows
+from bettyc.kernels.one_pass import MAX_COLUMNS, Pass
 from bettyc.kernels.phi import Diagonal, GaussNewton, Phi, Softmax
+from bettyc.kernels.rows import Rows, parse
 
-PARTS = 32  # shares of the rows that CPU cores take in turn
-PART_ROWS = 64  # rows in a share, at least
-MAX_COLUMNS = 256  # as in native.c
 PRECISIONS = ("ieee", "tf32x3", "tf32")
 
 
@@ -65,7 +64,7 @@ def xt_phi_x(
 @dataclass(frozen=True)
 class Task:
     """A product without its vector. keep: working memory by name, kept from call to call; None to
-    allocate it for each.
+    allocate it for each. bound: the product for native.c, once it is made.
     """
 
     x: Tensor
@@ -76,6 +75,7 @@ class Task:
     deterministic: bool = True
     precision: str = "ieee"
     keep: dict[str, Tensor] | None = None
+    bound: list[Pass] = field(default_factory=list)
 
     def empty(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Working memory in the dtype and on the device of `like`."""
@@ -111,6 +111,17 @@ class Product:
     def __call__(self, v: Tensor) -> Tensor:
         checks.vectors("xt_phi_x", v=v, out=self._out)
         return dispatch.run("xt_phi_x", WAYS, v, self._task, v, self._out)
+
+    def iterate(self, solve: cg_update.Recurrence, steps: int) -> int | None:
+        """Run cg_update.py's recurrence with this product until it stops, in one call of native.c;
+        how many steps were begun. None where there is no such call: then step by step.
+        """
+        p, out = solve.p, self._out
+        way = dispatch.choose("cg_update", p.device, p.dtype).way
+        if way != "native" or out.dim() != 1 or not has_native(self._task, out):
+            return None
+        checks.vectors("xt_phi_x", p=p, out=out)
+        return _pass(self._task, p).iterate(solve, steps, out)
 
 
 def check(x: Tensor, v: Tensor, phi: Phi, ridge: Tensor | None, precision: str) -> None:
@@ -148,20 +159,44 @@ def reference(task: Task, v: Tensor, out: Tensor) -> Tensor:
 
 
 def _native(task: Task, v: Tensor, out: Tensor) -> Tensor:
+    return _pass(task, v).into(v, out) if has_native(task, v) else reference(task, v, out)
+
+
+def has_native(task: Task, v: Tensor) -> bool:
+    """Whether native.c takes these operands."""
+    columns = 1 if v.dim() == 1 else v.shape[1]
     x = task.x
-    n, d = x.shape
-    k = 1 if v.dim() == 1 else v.shape[1]
-    if x.dtype != v.dtype or k > MAX_COLUMNS or not x.is_contiguous():
-        return reference(task, v, out)
-    kind, data, weights = row_data(task.phi)
-    parts = max(1, min(PARTS, n // PART_ROWS))
-    work = task.empty("work", ((parts + 1) * d * k,), v)
-    native.function("xt_phi_x", v.dtype)(
-        x.data_ptr(), v.data_ptr(), out.data_ptr(), work.data_ptr(), kind, data.data_ptr(),
-        native.pointer(weights), native.pointer(task.ridge), task.scale, task.shift, n, d, k, parts,
-        native.threads(),
-    )  # fmt: skip
-    return out
+    return x.dtype == v.dtype and columns <= MAX_COLUMNS and x.is_contiguous() and v.numel() > 0
+
+
+def _pass(task: Task, v: Tensor) -> Pass:
+    """The product with its operands bound, made once where the task keeps it."""
+    if task.bound:
+        return task.bound[0]
+    data = list(rows.tensors(task.phi).values())
+    program = PROGRAMS[type(task.phi), len(data)]
+    made = Pass(task.x, v, program, data, task.scale, task.shift, task.ridge)
+    if task.keep is not None:
+        task.bound.append(made)
+    return made
+
+
+def _linear(phi: type[Phi], *lines: str, **kinds: str) -> Rows:
+    """`phi` as a row program."""
+
+    def apply(z: Tensor, *data: Tensor) -> Tensor:
+        return rows.apply(phi(*data), z)
+
+    return Rows(apply, parse(lines, ["z", *kinds], list(kinds.values())))
+
+
+SOFTMAX = ("mul z p", "sum %1", "sub z %2", "mul %3 p")
+PROGRAMS: dict[tuple[type[Phi], int], Rows] = {
+    (Diagonal, 1): _linear(Diagonal, "mul z w", w="matrix"),
+    (Softmax, 1): _linear(Softmax, *SOFTMAX, p="matrix"),
+    (Softmax, 2): _linear(Softmax, *SOFTMAX, "mul %4 w", p="matrix", w="column"),
+    (GaussNewton, 1): _linear(GaussNewton, "blocks z a", a="blocks"),
+}
 
 
 def row_data(phi: Phi) -> tuple[int, Tensor, Tensor | None]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bettyc.kernels import cg_single, cg_update
+from bettyc.kernels import cg_single, cg_update, dispatch
 from bettyc.kernels.cg import cg
+from bettyc.kernels.phi import Diagonal
+from bettyc.kernels.xt_phi_x import Product, xt_phi_x
 
 METHODS = ["classic", "single"]
 
@@ -228,13 +230,39 @@ def test_empty_system(way, device):
     assert info.converged
 
 
+def test_a_solve_with_a_product(way, device, guard, draw, close):
+    """One call of C on the CPU, step by step elsewhere: the same answers and the same reports."""
+    x, w, b = draw(50, 12), torch.rand(50).double(), draw(12)
+    h = x.T @ (w[:, None] * x) + 0.3 * torch.eye(12, dtype=torch.float64)
+    hessian = Product(guard(x), Diagonal(guard(w)), guard(b), shift=0.1)
+    for limit in (0, 1, 3, 40):
+        u, info = cg(hessian, guard(b), tol=1e-11, damping=0.2, max_iters=limit)
+        with dispatch.use("torch"):
+            want, told = cg(
+                lambda p: (h @ p.cpu()).to(device), b.to(device), tol=1e-11, max_iters=limit
+            )
+        close(u, want, 1e-8)
+        assert (info.iterations, info.converged) == (told.iterations, told.converged)
+        assert info.relative_residual == pytest.approx(told.relative_residual, rel=1e-2, abs=1e-11)
+    close(u, torch.linalg.solve(h, b), 1e-9)
+    assert info.min_ritz == pytest.approx(float(torch.linalg.eigvalsh(h)[0]) - 0.2, rel=1e-6)
+    start, info = cg(hessian, guard(b), x0=u, tol=1e-8, damping=0.2)
+    assert info.iterations == 0
+    assert torch.equal(start, u)
+
+
+def test_negative_curvature_of_a_product(way, guard, draw):
+    x, b = draw(9, 4), draw(4)
+    minus = Product(guard(x), Diagonal(guard(-torch.ones(9, dtype=torch.float64))), guard(b))
+    u, info = cg(minus, guard(b))
+    assert info.curvature
+    assert torch.equal(u, torch.zeros_like(u))
+
+
 def test_bf16_rows_with_float32_recurrences(way, device, draw):
     """X rounded to bf16 is a problem of its own; its float32 solution is that of float64 to the
     bound eps32 kappa (Golub and Van Loan, section 11.3), here with the constant 10.
     """
-    from bettyc.kernels.phi import Diagonal
-    from bettyc.kernels.xt_phi_x import xt_phi_x
-
     x = draw(60, 20).bfloat16().to(device)
     w = torch.full((60,), 0.25, device=device)
     b = draw(20).float().to(device)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -139,12 +142,41 @@ def test_product_keeps_its_memory(way, guard, draw, close):
 
 def test_threads_change_nothing(draw):
     """Parts of the rows are added in their order, whichever core took them."""
-    x, v, w = draw(1000, 37).float(), draw(37).float(), draw(1000).float()
+    x, v, w = draw(9000, 67).float(), draw(67).float(), draw(9000).float()
     with dispatch.use("auto"):
         torch.set_num_threads(1)
         one = xt_phi_x(x, v, Diagonal(w))
-        torch.set_num_threads(3)
-        assert torch.equal(one, xt_phi_x(x, v, Diagonal(w)))
+        for threads in (2, 3, 5, 2):
+            torch.set_num_threads(threads)
+            for _ in range(20):
+                assert torch.equal(one, xt_phi_x(x, v, Diagonal(w)))
+
+
+def test_callers_at_once(draw):
+    """Python threads call side by side: ctypes lets go of the interpreter's lock."""
+    x, w = draw(9000, 67).float(), draw(9000).float()
+    vectors = [draw(67).float() for _ in range(8)]
+    torch.set_num_threads(2)
+    with dispatch.use("auto"), ThreadPoolExecutor(4) as threads:
+        want = [xt_phi_x(x, v, Diagonal(w)) for v in vectors]
+        for _ in range(5):
+            got = list(threads.map(lambda v: xt_phi_x(x, v, Diagonal(w)), vectors))
+            assert all(map(torch.equal, got, want))
+
+
+# Python warns of forking with threads; what happens then is the question
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_computes_too(draw):
+    """It has none of its parent's threads, and makes its own."""
+    x, v, phi = draw(9000, 67).float(), draw(67).float(), Diagonal(draw(9000).float())
+    torch.set_num_threads(2)
+    with dispatch.use("auto"):
+        want = xt_phi_x(x, v, phi)
+        child = os.fork()
+        if not child:
+            os._exit(0 if torch.equal(xt_phi_x(x, v, phi), want) else 3)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_operands_that_do_not_fit_are_refused(draw):

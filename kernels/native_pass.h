@@ -1,0 +1,87 @@
+/* One pass over X: out = scale X^T phi(X V) + shift V + ridge * V, phi a row program. Included twice by
+ * native.c, with REAL and NAME(f) of the type. */
+
+/* acc (k, d) = sum over rows lo..hi of x_i^T phi_i(x_i V). */
+static void NAME(some_rows)(const struct pass *j, const REAL *vt, REAL *acc, long lo, long hi) {
+    const long d = j->d, k = j->k, R = j->block, slots = j->outside + j->count;
+    REAL *memory = malloc(sizeof(REAL) * (size_t)((slots + 1) * k * R + (k + 2) * R));
+    REAL *z = memory + slots * k * R, *spare = z + k * R;
+    struct NAME(slot) slot[MAX_SLOTS];
+    if (acc) memset(acc, 0, sizeof(REAL) * (size_t)(k * d));
+    for (long first = lo; first < hi; first += R) {
+        const long count = MIN(R, hi - first);
+        const REAL *x = (const REAL *)j->x + first * d;
+        NAME(forward)(x, vt, z, count, d, k, R);
+        slot[0] = (struct NAME(slot)){z, R};
+        for (long i = 1; i < j->outside; i++)
+            slot[i] = NAME(outside)(j->kinds[i], j->data[i], memory + i * k * R, first, count, k, R);
+        for (long i = 0; i < j->count; i++) {
+            const struct instruction at = j->program[i];
+            const long here = j->outside + i, width = at.wide ? k : 1, columns = slot[at.a].step ? k : 1;
+            REAL *out = memory + here * k * R;
+            if (at.op == OP_BLOCKS)
+                NAME(by_blocks)(slot[at.b].at, slot[at.a].at, out, k, count, R);
+            else
+                NAME(instruct)(at.op, slot[at.a], slot[at.b], slot[at.c], out, spare, width, columns, count, R);
+            slot[here] = (struct NAME(slot)){out, at.wide ? R : 0};
+        }
+        for (long i = 0; i < j->kept; i++) {
+            const struct NAME(slot) from = slot[j->keep[i]];
+            const long width = from.step ? k : 1;
+            REAL *out = (REAL *)j->keep_at[i] + first * width;
+            for (long r = 0; r < count; r++)
+                for (long c = 0; c < width; c++) out[r * width + c] = from.at[c * R + r];
+        }
+        if (acc) NAME(backward)(x, slot[j->result].at, acc, count, d, k, R);
+    }
+    free(memory);
+}
+
+static void NAME(pass_part)(void *data, long t) {
+    const struct pass *j = data;
+    REAL *acc = j->out ? (REAL *)j->work + t * j->d * j->k : NULL;
+    NAME(some_rows)(j, j->vt, acc, j->n * t / j->parts, j->n * (t + 1) / j->parts);
+}
+
+/* V comes as (d, k), or as (k, d) where `turned`, and the result is laid out in the same way. */
+void NAME(one_pass)(struct pass *j) {
+    const long d = j->d, k = j->k, size = d * k, parts = j->parts;
+    const REAL *v = j->v, *ridge = j->ridge;
+    REAL *work = j->work, *out = j->out;
+    j->vt = v;
+    if (k > 1 && !j->turned) {
+        REAL *vt = work + parts * size;
+        for (long i = 0; i < d; i++)
+            for (long c = 0; c < k; c++) vt[c * d + i] = v[i * k + c];
+        j->vt = vt;
+    }
+    share(NAME(pass_part), j, parts, j->n * size < SMALL ? 1 : j->threads);
+    if (!out) return;
+    /* one thread: a second job would cost more than this sum */
+    const REAL scale = (REAL)j->scale, shift = (REAL)j->shift;
+    for (long t = 1; t < parts; t++) {
+        const REAL *restrict more = work + t * size;
+#pragma omp simd
+        for (long i = 0; i < size; i++) work[i] += more[i];
+    }
+    if (k > 1 && !j->turned)
+        for (long i = 0; i < d; i++)
+            for (long c = 0; c < k; c++) out[i * k + c] = scale * work[c * d + i];
+    else
+        for (long i = 0; i < size; i++) out[i] = scale * work[i];
+    if (shift != 0)
+        for (long i = 0; i < size; i++) out[i] += shift * v[i];
+    if (ridge)
+        for (long i = 0; i < size; i++) out[i] += ridge[i * j->ridge_step] * v[i];
+}
+
+/* `steps` times v -= lr * the pass at v. */
+void NAME(descend)(struct pass *j, REAL *v, double lr, long steps) {
+    const long size = j->d * j->k;
+    const REAL rate = (REAL)lr, *out = j->out;
+    for (long i = 0; i < steps; i++) {
+        NAME(one_pass)(j);
+#pragma omp simd
+        for (long e = 0; e < size; e++) v[e] -= rate * out[e];
+    }
+}

@@ -1,0 +1,131 @@
+/* Products of a few rows of X with a few columns, on registers. Included twice by native.c, with REAL and
+ * NAME(f) of the type.
+ *
+ * V is kept as (k, d), so that both directions run along rows of X. A tile of ROWS rows and COLS columns
+ * loads ROWS + COLS vectors for ROWS * COLS multiplications. Every sum has one order, whatever the tile:
+ * the choice of tiles changes no result. */
+#define LANES ((long)(VECTOR_BYTES / sizeof(REAL)))
+typedef REAL NAME(vec) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+#define AT(p) (*(const NAME(vec) *)(p))
+
+/* The first `count` elements, then zeros. */
+static inline NAME(vec) NAME(partial)(const REAL *p, long count) {
+#ifdef __AVX512F__
+    return (NAME(vec))MASKED(count, p);
+#else
+    REAL all[LANES] = {0};
+    for (long i = 0; i < count; i++) all[i] = p[i];
+    return AT(all);
+#endif
+}
+
+static inline REAL NAME(total)(NAME(vec) v) {
+#ifdef __AVX512F__
+    return REDUCED(v);
+#else
+    REAL all[LANES];
+    memcpy(all, &v, sizeof v);
+    for (long step = LANES / 2; step > 0; step /= 2)
+        for (long i = 0; i < step; i++) all[i] += all[i + step];
+    return all[0];
+#endif
+}
+
+/* z[c][r] = x_r . v_c; rows of z lie R apart. */
+static inline __attribute__((always_inline)) void NAME(dots)(const REAL *x, long d, const REAL *vt, REAL *z,
+                                                             long R, const int rows, const int cols) {
+    NAME(vec) sum[8][MAX_TILE];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+        for (int c = 0; c < cols; c++) sum[r][c] = (NAME(vec)){0};
+    long j = 0;
+    for (; j + LANES <= d; j += LANES)
+#pragma GCC unroll 8
+        for (int c = 0; c < cols; c++) {
+            const NAME(vec) u = AT(vt + c * d + j);
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++) {
+                if (c == 0) __builtin_prefetch(x + (r + rows) * d + j);
+                sum[r][c] += AT(x + r * d + j) * u;
+            }
+        }
+    if (j < d)
+#pragma GCC unroll 8
+        for (int c = 0; c < cols; c++) {
+            const NAME(vec) u = NAME(partial)(vt + c * d + j, d - j);
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++) sum[r][c] += NAME(partial)(x + r * d + j, d - j) * u;
+        }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+        for (int c = 0; c < cols; c++) z[c * R + r] = NAME(total)(sum[r][c]);
+}
+
+/* acc_c += sum_r s[c][r] x_r. */
+static inline __attribute__((always_inline)) void NAME(spread)(const REAL *x, long d, const REAL *s, long R,
+                                                               REAL *acc, const int rows, const int cols) {
+    NAME(vec) factor[8][MAX_TILE]; /* acc could lie anywhere: without copies, s is read again for every j */
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+        for (int c = 0; c < cols; c++) factor[r][c] = (NAME(vec)){0} + s[c * R + r];
+    long j = 0;
+    for (; j + LANES <= d; j += LANES)
+#pragma GCC unroll 8
+        for (int c = 0; c < cols; c++) {
+            NAME(vec) sum = AT(acc + c * d + j);
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++) sum += factor[r][c] * AT(x + r * d + j);
+            *(NAME(vec) *)(acc + c * d + j) = sum;
+        }
+    for (; j < d; j++)
+#pragma GCC unroll 8
+        for (int c = 0; c < cols; c++) {
+            REAL sum = acc[c * d + j];
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++) sum += factor[r][c][0] * x[r * d + j];
+            acc[c * d + j] = sum;
+        }
+}
+
+#define TILES(f, rows, cols, a, b, last)                                  \
+    switch (cols) {                                                       \
+    case 1: f(x, d, a, b, last, rows, 1); break;                          \
+    case 2: f(x, d, a, b, last, rows, 2); break;                          \
+    EXTRA_TILES(f, rows, a, b, last)                                      \
+    }
+
+/* z (k, R) of rows 0..b of x, V as (k, d). */
+static void NAME(forward)(const REAL *x, const REAL *vt, REAL *z, long b, long d, long k, long R) {
+    long i = 0;
+    if (k == 1)
+        for (; i + 8 <= b; i += 8) NAME(dots)(x + i * d, d, vt, z + i, R, 8, 1);
+    const REAL *first = x;
+    for (; i + 4 <= b; i += 4)
+        for (long c = 0; c < k; c += MAX_TILE) {
+            const REAL *x = first + i * d;
+            TILES(NAME(dots), 4, MIN(MAX_TILE, k - c), vt + c * d, z + c * R + i, R)
+        }
+    for (; i < b; i++)
+        for (long c = 0; c < k; c++) NAME(dots)(first + i * d, d, vt + c * d, z + c * R + i, R, 1, 1);
+}
+
+/* acc (k, d) += S^T x for rows 0..b of x, S as (k, R). */
+static void NAME(backward)(const REAL *x, const REAL *s, REAL *acc, long b, long d, long k, long R) {
+    long i = 0;
+    if (k == 1)
+        for (; i + 8 <= b; i += 8) NAME(spread)(x + i * d, d, s + i, R, acc, 8, 1);
+    const REAL *first = x;
+    for (; i + 4 <= b; i += 4)
+        for (long c = 0; c < k; c += MAX_TILE) {
+            const REAL *x = first + i * d;
+            TILES(NAME(spread), 4, MIN(MAX_TILE, k - c), s + c * R + i, R, acc + c * d)
+        }
+    for (; i < b; i++)
+        for (long c = 0; c < k; c++) NAME(spread)(first + i * d, d, s + c * R + i, R, acc + c * d, 1, 1);
+}
+#undef TILES
+#undef LANES
+#undef AT

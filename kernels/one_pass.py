@@ -1,0 +1,241 @@
+r"""scale X^T phi(X V) + shift V + ridge * V in one pass over X, for any phi that acts row by row.
+
+X: (n, d). V: (d,), (d, k), or (k, d) where `turned`; the result is like V. phi: a `Rows` of
+rows.py, with its operands. This is the gradient of every generalised linear model (phi = the
+derivative of its loss) and its Hessian-vector product (phi linear).
+
+    way     X is read   when
+    native  once        CPU, float32 or float64: a block of rows is used for both products while it
+                        is in the cache, parts of the rows go to the cores as they come for them
+    triton  once        GPU, where phi is a weight per entry or the Jacobian of a softmax
+    torch   twice       otherwise: the reference
+
+Memory of native: at most an eighth of X. Its result does not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bettyc.kernels import dispatch, native
+from bettyc.kernels.rows import KINDS, Instruction, Program, Rows
+
+if TYPE_CHECKING:
+    from bettyc.kernels.cg_update import Recurrence
+
+PARTS = 32  # shares of the rows that CPU cores take in turn
+PART_ROWS = 64  # rows in a share, at least
+MAX_COLUMNS = 128  # a block of rows with all slots of its program has to stay in the cache
+NARROW, LARGE = 32, 4096  # columns and elements of X for which BLAS is faster on the transpose
+_L, _P, _I, _D = ctypes.c_long, ctypes.c_void_p, ctypes.c_int, ctypes.c_double
+
+
+class Struct(ctypes.Structure):
+    """struct pass of native.c."""
+
+    _fields_ = [
+        *((name, _P) for name in ("x", "v", "ridge", "out", "work")),
+        *((name, _L) for name in ("n", "d", "k", "parts", "block", "ridge_step")),
+        *((name, _D) for name in ("scale", "shift")),
+        *((name, _I) for name in ("turned", "threads")),
+        *((name, _L) for name in ("outside", "count", "result", "kept")),
+        ("kinds", ctypes.POINTER(_I)),
+        ("data", ctypes.POINTER(_P)),
+        ("program", ctypes.POINTER(Instruction)),
+        ("keep", ctypes.POINTER(_I)),
+        ("keep_at", ctypes.POINTER(_P)),
+        ("vt", _P),
+    ]
+
+
+def one_pass(
+    x: Tensor,
+    v: Tensor,
+    rows: Rows,
+    *data: Tensor,
+    scale: float = 1.0,
+    shift: float = 0.0,
+    ridge: Tensor | None = None,
+    turned: bool = False,
+) -> Any:
+    """The product, or (product, *kept) where the rows keep more; without a result, the kept ones.
+
+    ridge: like v, or one value. Operands that native.c cannot take go the way of the reference.
+    """
+    if takes(x, v, turned):
+        return Pass(x, v, rows, data, scale, shift, ridge, turned).at(v)
+    return reference(x, v, rows, data, scale, shift, ridge, turned)
+
+
+def takes(x: Tensor, v: Tensor, turned: bool = False) -> bool:
+    """Whether native.c computes this."""
+    if x.device.type != "cpu" or x.dtype != v.dtype or not x.is_contiguous() or v.requires_grad:
+        return False
+    return (
+        dispatch.choose("one_pass", x.device, x.dtype).way == "native"
+        and columns(v, turned) <= MAX_COLUMNS
+        and v.numel() > 0
+        and v.is_contiguous()
+    )
+
+
+def columns(v: Tensor, turned: bool) -> int:
+    """k of V."""
+    return 1 if v.dim() == 1 else v.shape[0 if turned else 1]
+
+
+def reference(
+    x: Tensor,
+    v: Tensor,
+    rows: Rows,
+    data: Sequence[Tensor],
+    scale: float = 1.0,
+    shift: float = 0.0,
+    ridge: Tensor | None = None,
+    turned: bool = False,
+) -> Any:
+    """The two products in torch."""
+    z = forward(x, v, turned)
+    found = rows(z, *data)
+    kept: tuple[Any, ...] = ()
+    if rows.keeps:
+        found, *kept = found if rows.program.result is not None else (None, *found)
+    if found is None:
+        return kept[0] if len(kept) == 1 else tuple(kept)
+    total = backward(x, found, turned)
+    total = total.mul_(scale) if scale != 1 else total
+    total = total.add_(v, alpha=shift) if shift else total
+    total = total if ridge is None else total.addcmul_(ridge.expand_as(v), v)
+    return (total, *kept) if kept else total
+
+
+def forward(x: Tensor, v: Tensor, turned: bool) -> Tensor:
+    """X V."""
+    if v.dim() == 1:
+        return x @ v
+    vt = v if turned else v.mT
+    if 2 <= vt.shape[0] <= NARROW and x.numel() >= LARGE:
+        return (vt.contiguous() @ x.mT).mT
+    return x @ vt.mT
+
+
+def backward(x: Tensor, s: Tensor, turned: bool) -> Tensor:
+    """X^T S, or S^T X where turned."""
+    if s.dim() == 1:
+        return x.mT @ s
+    if turned:
+        return s.mT @ x
+    if 2 <= s.shape[1] <= NARROW and x.numel() >= LARGE:
+        return (s.mT @ x).mT.contiguous()
+    return x.mT @ s
+
+
+class Pass:
+    """v -> the product for native.c, all else being bound: for loops. Built once, about 10 us; a
+    call then costs 2 us beside its work.
+
+    x: (n, d), contiguous. like: a tensor of the shape and dtype of the vectors to come. The
+    operands must stay as they are while the object is used.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        like: Tensor,
+        rows: Rows,
+        data: Sequence[Tensor] = (),
+        scale: float = 1.0,
+        shift: float = 0.0,
+        ridge: Tensor | None = None,
+        turned: bool = False,
+    ) -> None:
+        program, dtype = rows.program, like.dtype
+        (n, d), k = x.shape, columns(like, turned)
+        parts = max(1, min(PARTS, n // PART_ROWS, n // (8 * k)))
+        self.columns, self.rows, self.flat = k, n, like.dim() == 1
+        self.program, self.size, self.dtype = program, d * k, dtype
+        operands = [
+            _operand(t, kind, dtype, n, k) for t, kind in zip(data, program.kinds[1:], strict=False)
+        ]
+        numbers = torch.tensor(program.numbers, dtype=dtype)
+        ridge = None if ridge is None else ridge.to(dtype).contiguous()
+        work = like.new_empty((parts + 1) * d * k)
+        self._held = (x, operands, numbers, ridge, work, program.instructions())
+        step = numbers.element_size()
+        at = [t.data_ptr() for t in operands]
+        at += [numbers.data_ptr() + i * step for i in range(len(program.numbers))]
+        count = len(program.kinds)
+        self._keep_at = (_P * max(1, len(program.keep)))()
+        block = max(8, min(64, 512 // k // 8 * 8))
+        self._struct = Struct(
+            x=x.data_ptr(), work=work.data_ptr(), ridge=native.pointer(ridge),
+            n=n, d=d, k=k, parts=parts, block=block,
+            ridge_step=int(ridge is not None and ridge.numel() > 1),
+            scale=scale, shift=shift, turned=int(turned), threads=native.threads(),
+            outside=count, count=len(program.lines), result=program.result or 0,
+            kept=len(program.keep), kinds=(_I * count)(*map(KINDS.index, program.kinds)),
+            data=(_P * count)(None, *at), program=self._held[-1],
+            keep=(_I * max(1, len(program.keep)))(*program.keep), keep_at=self._keep_at,
+        )  # fmt: skip
+        self._where = ctypes.byref(self._struct)
+        self._call = native.function("one_pass", dtype)
+
+    def at(self, v: Tensor) -> Any:
+        """As `one_pass`, with new tensors."""
+        out = torch.empty_like(v) if self.program.result is not None else None
+        kept = []
+        for i, wide in enumerate(self.program.wide):
+            shape = (self.rows, self.columns) if wide and not self.flat else (self.rows,)
+            kept.append(v.new_empty(shape))
+            self._keep_at[i] = kept[-1].data_ptr()
+        struct = self._struct
+        struct.v = v.data_ptr()
+        struct.out = None if out is None else out.data_ptr()
+        self._call(self._where)
+        if out is None:
+            return kept[0] if len(kept) == 1 else tuple(kept)
+        return (out, *kept) if kept else out
+
+    def into(self, v: Tensor, out: Tensor) -> Tensor:
+        """The product in `out`, which is like v and apart from it; nothing is kept."""
+        self._struct.v, self._struct.out = v.data_ptr(), out.data_ptr()
+        self._call(self._where)
+        return out
+
+    def iterate(self, solve: Recurrence, steps: int, out: Tensor) -> int:
+        """cg_update.py's recurrence with this product until it stops, in one call; how many steps
+        were begun. out: working memory like p.
+        """
+        self._struct.v, self._struct.out = solve.p.data_ptr(), out.data_ptr()
+        return int(
+            native.function("cg_pass", self.dtype)(
+                self._where, solve.x.data_ptr(), solve.r.data_ptr(), solve.p.data_ptr(),
+                solve.damping, solve.state.data_ptr(), solve.history.data_ptr(),
+                solve.history.shape[0], steps,
+            )
+        )  # fmt: skip
+
+    def descend(self, v: Tensor, lr: float, steps: int) -> None:
+        """`steps` times v -= lr * the product at v, in one call. v: contiguous."""
+        out = torch.empty_like(v)
+        self._struct.v, self._struct.out = v.data_ptr(), out.data_ptr()
+        native.function("descend", self.dtype)(self._where, v.data_ptr(), lr, steps)
+
+
+def _operand(tensor: Tensor, kind: str, dtype: torch.dtype, n: int, k: int) -> Tensor:
+    """Contiguous, in the dtype that its kind has. Raises ValueError for another size."""
+    size = {"scalar": 1, "row": k, "matrix": n * k, "blocks": n * k * k}.get(kind, n)
+    if tensor.numel() != size:
+        raise ValueError(
+            f"one_pass: a {kind} beside {n} rows of {k} columns has {size} elements, not"
+            f" {tuple(tensor.shape)}"
+        )
+    return tensor.to(torch.int64 if kind == "labels" else dtype).contiguous()
+
+
+__all__ = ["Pass", "Program", "one_pass", "reference", "takes"]
