@@ -45,7 +45,7 @@ NOUNS = {
     "add": "total", "sub": "gap", "mul": "scaled", "div": "ratio", "pow": "power", "neg": "minus",
     "matmul": "product", "index": "rows", "concat": "joined", "where": "chosen", "replicas": "all",
     "apply": "out", "real": "as_real", "expand": "wide", "reshape": "flat", "permute": "turned",
-    "sum": "sums", "and": "both", "or": "either", "not": "unless",
+    "sum": "sums", "and": "both", "or": "either", "not": "unless", "one_pass": "product",
 }  # fmt: skip
 
 
@@ -198,7 +198,9 @@ class _Writer:
         if node.op == "size" or ({*node.args} <= self.plain and self._takes_numbers(node)):
             self.plain.add(index)
         alias = binding == ATOM and text.isidentifier()
-        if alias or (uses == 1 and len(text) <= SHORT and OPS[node.op].fusion != "opaque"):
+        row = OPS.get(node.op)
+        inline = node.op == "kept" or (row is not None and row.fusion != "opaque")
+        if alias or (uses == 1 and len(text) <= SHORT and inline):
             self.texts[index] = text, binding
             if alias:
                 self.names[index] = text
@@ -213,14 +215,14 @@ class _Writer:
 
     def _lower(self, index: int, node: Node) -> tuple[str, int]:
         """The text of one node over the texts of its operands."""
-        row = OPS[node.op]
+        row = OPS.get(node.op)
         if not self.autograd and node.op in ("detach", "straight_through"):
             return self.texts[node.args[0]]
-        if row.torch is None:
+        if row is None or row.torch is None:
             if self.opaque is None:
                 raise ValueError(f"%{index} = {node.op}: no way to call it was given")
             operands = [] if node.op == "replicas" else [self.texts[a][0] for a in node.args]
-            return self.opaque(index, node, operands), 0
+            return self.opaque(index, node, operands), 0 if row is not None else ATOM
         if self.fused and (short := self._fused(index, node)):
             return short, ATOM
         types = [bind(self.graph[a].type, self.sizes) for a in node.args]

@@ -26,10 +26,13 @@ from bettyc.calculus.hoist import hoist
 from bettyc.calculus.products import Opaque, directions, gradient, product
 from bettyc.calculus.simplify import simplify
 from bettyc.expr import Graph, Node
+from bettyc.kernels.one_pass import Pass, one_pass
+from bettyc.kernels.rows import rows
 from bettyc.model import Level
+from bettyc.onepass import Region, rewrite
 from bettyc.ops import OPAQUE, OPS
 from bettyc.ops.term import Term
-from bettyc.runtime import domains
+from bettyc.runtime import domains, passes
 from bettyc.runtime.layout import Slot
 from bettyc.runtime.link import Linked
 from bettyc.runtime.naming import argument, plain, source
@@ -39,12 +42,16 @@ Theta = Mapping[str, Tensor]
 
 
 class Written(NamedTuple):
-    """An emitted function `call`, what gives its arguments, whether its result is one tensor."""
+    """An emitted function `call`, what gives its arguments, whether its result is one tensor.
+
+    whole: whether it is one pass over the data and nothing else (see `bettyc.runtime.passes`).
+    """
 
     call: Callable[..., Any]
     inputs: Callable[..., tuple[Any, ...]]
     single: bool
     text: str
+    whole: bool = False
 
     def at(
         self, theta: Theta, frame: Frame, fixed: Sequence[Tensor] = (), v: Tensor | None = None
@@ -55,6 +62,7 @@ class Written(NamedTuple):
 
 
 NOTHING = Written(lambda: (), lambda *_: (), False, "")
+NONE: Mapping[int, Any] = {}
 
 
 class Closed:
@@ -121,6 +129,9 @@ class Closed:
         own = theta[self.level]
         inputs = function.inputs(theta, frame, before.at(theta, frame))
         call, slots = function.call, self.leaves[self.level]
+        made = passes.bound(call, inputs) if function.whole and own.is_contiguous() else None
+        if made is not None and slots[0][0].stop - slots[0][0].start == own.numel():
+            return passes.Slope(made, own)
         if len(slots) == 1 and slots[0][0].stop - slots[0][0].start == own.numel():
             if slots[0][0].free == tuple(own.shape):
                 return lambda: call(*inputs)  # type: ignore[no-any-return]
@@ -133,20 +144,38 @@ class Closed:
         own = [index for _, index in self.leaves[self.level]]
         parts = gradient(self.graph, self.root, own)
         assert not isinstance(parts, Opaque)
-        hoisted = hoist(self.graph, parts, own)
+        regions: dict[int, Region] = {}
+        hoisted = hoist(self.graph, parts, own, self._in_one_pass(own, regions))
         name, fixed = plain(self.level), hoisted.prologue
-        before = self._compiled(f"{name}_held", fixed, {}, {}) if fixed else NOTHING
-        return before, self._compiled(
-            f"{name}_slope", hoisted.roots, emit.titles(self.graph, fixed), {}
-        )
+        before = self._compiled(f"{name}_held", fixed) if fixed else NOTHING
+        titles = emit.titles(self.graph, fixed)
+        return before, self._compiled(f"{name}_slope", hoisted.roots, titles, {}, regions, own)
+
+    def _in_one_pass(
+        self, moving: Sequence[int], regions: dict[int, Region], first: int | None = None
+    ) -> Callable[[list[int]], list[int]]:
+        """Products with the data and its transpose as one; `regions` is filled.
+
+        first: how many roots belong to one function; the others belong to another.
+        """
+
+        def change(roots: list[int]) -> list[int]:
+            made: list[int] = []
+            for part in (roots[:first], roots[len(roots) if first is None else first :]):
+                found = rewrite(self.graph, part, moving)
+                regions.update(found.regions)
+                made += found.roots
+            return made
+
+        return change
 
     def _write_gradients(self, wrt: tuple[str, ...]) -> Written:
         indices = [index for level in wrt for _, index in self.leaves[level]]
         parts = gradient(self.graph, self.root, indices)
         assert not isinstance(parts, Opaque)
-        outputs = [*simplify(self.graph, [self.root]), *parts]
+        found = rewrite(self.graph, [*simplify(self.graph, [self.root]), *parts])
         name = f"{plain(self.level)}_gradient"
-        return self._compiled(name, outputs, {}, {})
+        return self._compiled(name, found.roots, {}, {}, found.regions)
 
     def products(self, theta: Theta, frame: Frame, into: Sequence[str]) -> ClosedProducts:
         """Second-order products at `theta`."""
@@ -167,26 +196,38 @@ class Closed:
         cross = product(self.graph, self.root, others, along) if others else []
         assert not isinstance(second, Opaque)
         assert not isinstance(cross, Opaque)
-        hoisted = hoist(self.graph, [*second, *cross], along.values())
+        regions: dict[int, Region] = {}
+        moving = list(along.values())
+        count = len(second)
+        change = self._in_one_pass(moving, regions, count)
+        hoisted = hoist(self.graph, [*second, *cross], moving, change)
         roots, fixed = hoisted.roots, hoisted.prologue
         titles = emit.titles(self.graph, fixed)
         name = plain(self.level)
-        prologue = self._compiled(f"{name}_fixed", fixed, {}, {}) if fixed else NOTHING
-        count = len(second)
         return (
-            prologue,
-            self._compiled(f"{name}_hessian_product", roots[:count], titles, slices),
-            self._compiled(f"{name}_cross", roots[count:], titles, slices) if others else NOTHING,
+            self._compiled(f"{name}_fixed", fixed) if fixed else NOTHING,
+            self._compiled(
+                f"{name}_hessian_product", roots[:count], titles, slices, regions, moving
+            ),
+            self._compiled(f"{name}_cross", roots[count:], titles, slices, regions)
+            if others
+            else NOTHING,
         )
 
     def _compiled(
         self,
         name: str,
         outputs: Sequence[int],
-        titles: Mapping[int, str],
-        slices: Mapping[int, Slot],
+        titles: Mapping[int, str] = NONE,
+        slices: Mapping[int, Slot] = NONE,
+        regions: Mapping[int, Region] = NONE,
+        moving: Sequence[int] = (),
     ) -> Written:
-        """An emitted function, and what finds its inputs in (theta, frame, fixed, v)."""
+        """An emitted function, and what finds its inputs in (theta, frame, fixed, v).
+
+        titles: nodes in `fixed`. slices: directions as parts of v. regions: behind every pass.
+        moving: the leaves that change from call to call.
+        """
         sources: dict[str, str] = {title: f"fixed[{k}]" for k, title in enumerate(titles.values())}
 
         def leaf(index: int, node: Node) -> str:
@@ -198,8 +239,9 @@ class Closed:
             sources[word] = text
             return word
 
+        calls = passes.Calls(self.graph, regions, name, self.linked.sizes)
         body = emit.function(
-            self.graph, outputs, name=name, leaf=leaf, sizes=self.linked.sizes,
+            self.graph, outputs, name=name, leaf=leaf, opaque=calls, sizes=self.linked.sizes,
             autograd=False, given=dict(titles), fused=True,
         )  # fmt: skip
         head = body.partition("\n")[0]
@@ -208,15 +250,18 @@ class Closed:
         if any("columns[" in sources[a] for a in arguments):
             inputs.append("    columns = frame.columns")
         inputs += ["    return (", *(f"        {sources[a]}," for a in arguments), "    )"]
-        text = body + "\n\n" + "\n".join(inputs)
+        text = calls.text + body + "\n\n" + "\n".join(inputs)
         filename = f"<bettyc {self.linked.plan.model.name}.{name}>"
         linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
         namespace: dict[str, Any] = {
             "torch": torch,
+            "one_pass": one_pass,
+            "rows": rows,
             **{n: getattr(domains, n) for n in domains.TRANSFORMED},
         }
         exec(compile(text, filename, "exec"), namespace)
-        return Written(namespace[name], namespace[f"{name}_inputs"], len(outputs) == 1, text)
+        whole = len(moving) == 1 and passes.is_whole(self.graph, outputs, moving[0])
+        return Written(namespace[name], namespace[f"{name}_inputs"], len(outputs) == 1, text, whole)
 
     def _source(self, node: Node) -> str:
         if node.op == "var" and node.attr("free"):
@@ -244,6 +289,7 @@ class ClosedProducts:
         prologue, self._hessian, self._cross = functions
         self._fixed = prologue.at(theta, frame)
         self._first: tuple[Tensor, Tensor] | None = None
+        self._pass: Pass | None = None
 
     @property
     def value(self) -> Tensor:
@@ -263,8 +309,26 @@ class ClosedProducts:
     def hvp(self, v: Tensor) -> Tensor:
         """H v, shape (size,), for v of that shape."""
         self.count += 1
+        if self._pass is not None and v.is_contiguous():
+            return self._pass.into(v, torch.empty_like(v))
         parts = self._hessian.at(self._theta, self._frame, self._fixed, v)
         return self._closed._packed(self._closed.level, parts, self._own).flatten()
+
+    def for_solver(self) -> passes.Curvature | None:
+        """H v in one call each, where it is one pass over the data that native.c computes."""
+        if self._pass is None and self._hessian.whole and self._covers():
+            v = torch.empty_like(self._own)
+            inputs = self._hessian.inputs(self._theta, self._frame, self._fixed, v)
+            self._pass = passes.bound(self._hessian.call, inputs)
+        return None if self._pass is None else passes.Curvature(self._pass, self._counted)
+
+    def _covers(self) -> bool:
+        """Whether the one variable of the product is all of the level."""
+        slots = [slot for slot, _ in self._closed.leaves[self._closed.level]]
+        return len(slots) == 1 and slots[0].stop - slots[0].start == self.size
+
+    def _counted(self, products: int) -> None:
+        self.count += products
 
     def cross(self, u: Tensor) -> dict[str, Tensor]:
         """(dg/dtheta_R)^T u for every R of `into`, each of the shape of theta[R]."""

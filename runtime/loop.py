@@ -74,6 +74,10 @@ def _plain_rate(stage: Stage) -> float | None:
 
 
 def _descend(own: Tensor, slope: Callable[[], Tensor], lr: float, count: int) -> None:
+    descend = getattr(slope, "descend", None)
+    if descend is not None:
+        descend(lr, count)
+        return
     add, rate = own.add_, -lr
     for _ in range(count):
         add(slope(), alpha=rate)

@@ -6,7 +6,7 @@ generalized linear model then costs two products with the data, one scaling, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from bettyc.expr import LEAVES, Graph
@@ -24,10 +24,18 @@ class Hoisted(NamedTuple):
     prologue: list[int]
 
 
-def hoist(graph: Graph, roots: Sequence[int], moving: Iterable[int]) -> Hoisted:
-    """Split the work below `roots` into what depends on the leaves `moving` and what does not."""
+def hoist(
+    graph: Graph,
+    roots: Sequence[int],
+    moving: Iterable[int],
+    change: Callable[[list[int]], list[int]] = list,
+) -> Hoisted:
+    """Split the work below `roots` into what depends on the leaves `moving` and what does not.
+
+    change: writes the regrouped roots anew.
+    """
     leaves = set(moving)
-    regrouped = regroup(graph, roots, leaves)
+    regrouped = change(regroup(graph, roots, leaves))
     dependent = below(graph, regrouped, leaves)
     frontier: dict[int, None] = {}
     stack = [r for r in regrouped if r not in dependent]

@@ -43,7 +43,7 @@ def solve(system: System, options: CG) -> Solution:
         return Solution(u, residual=0.0, converged=True, memory=_kept(options, u))
     precond = preconditioner(system, options.precond, damping, options.probes)
     u, info = kernel.cg(
-        system.product,
+        system.for_solver(),
         a.contiguous(),
         tol=options.tol,
         max_iters=options.iters or steps_for(a.numel()),

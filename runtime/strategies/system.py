@@ -97,6 +97,13 @@ class System:
         dtype = self.theta[self.level].dtype
         return self.products.hvp(v.to(dtype)).to(v.dtype)
 
+    def for_solver(self) -> Callable[[Tensor], Tensor]:
+        """`product`, or what computes it without autograd or formulas in between."""
+        direct = getattr(self.products, "for_solver", None)
+        same = self.rhs.dtype == self.theta[self.level].dtype
+        found = direct() if direct is not None and same else None
+        return self.product if found is None else found  # type: ignore[no-any-return]
+
     def product_rows(self, rows: Tensor) -> Tensor:
         """H applied to every row, shape (k, size), in the precision of the rows."""
         dtype = self.theta[self.level].dtype
