@@ -43,11 +43,15 @@ def capture(run: Run) -> dict[str, Any]:
     """A copy of what changes. Streams keep what they give from here on, so that it can be given
     again.
     """
+    streams = [s.pause() for s in run.sources.values() if isinstance(s, Stream)]
+    return {**_held(run), "streams": streams, "random": _random_state()}
+
+
+def _held(run: Run) -> dict[str, Any]:
     return {
         "state": run.state.snapshot(),
         "draws": {name: draw.hold() for name, draw in run.draws.items()},
         "tasks": {name: task.hold() for name, task in run.tasks.items()},
-        "streams": [s.pause() for s in run.sources.values() if isinstance(s, Stream)],
         "frames": {name: stage.feed.frame for name, stage in run.stages.items()},
         "trajectories": {
             name: (deque(s.trajectory.records), s.trajectory.dropped, s.trajectory.copied)
@@ -57,19 +61,30 @@ def capture(run: Run) -> dict[str, Any]:
         "stale": {name: stage.stale for name, stage in run.stages.items()},
         "losses": {name: list(stage.losses) for name, stage in run.stages.items()},
         "reports": dict(run.reports),
-        "random": _random_state(),
     }
 
 
 def restore(run: Run, kept: Mapping[str, Any]) -> None:
     """Put back what `capture` took."""
+    _put(run, kept)
+    for stream in kept["streams"]:
+        stream.rewind()
+    _set_random_state(kept["random"])
+
+
+def mirror(run: Run, other: Run) -> None:
+    """Make `other`, a run of the same program, stand where `run` stands, with the batches at
+    hand.
+    """
+    _put(other, _held(run))
+
+
+def _put(run: Run, kept: Mapping[str, Any]) -> None:
     run.state.assign(kept["state"])
     for name, held in kept["draws"].items():
         run.draws[name].put(held)
     for name, held in kept["tasks"].items():
         run.tasks[name].put(held)
-    for stream in kept["streams"]:
-        stream.rewind()
     for name, stage in run.stages.items():
         stage.feed.frame = kept["frames"][name]
         stage.stale = kept["stale"][name]
@@ -80,7 +95,6 @@ def restore(run: Run, kept: Mapping[str, Any]) -> None:
             stage.trajectory.dropped, stage.trajectory.copied = dropped, copied
     run.reports.clear()
     run.reports.update(kept["reports"])
-    _set_random_state(kept["random"])
 
 
 # On disk

@@ -5,9 +5,11 @@ r"""Comparing a hypergradient with references that share no code with the solves
                   and the adjoint goes backwards through those steps: no linear system is solved
     differences   central differences of the root's objective, with every level below solved anew by
                   Newton's method for each perturbed variable: no adjoint at all
+    O0            the planned strategy itself by plain autograd, without the compiler's derivatives
 
-Both are derivatives of the nested problem (DESIGN.md, section 3) at its solution for the root's
-present variables. `differences` costs two nested solves per coordinate; beyond `most` coordinates
+The first two are derivatives of the nested problem at its solution for the root's present
+variables: they judge the strategy. `O0` judges the derivatives that the compiler wrote, and agrees
+to rounding whatever the strategy. `differences` costs two nested solves per coordinate; beyond `most` coordinates
 of a variable a fixed random choice of them is compared.
 """
 
@@ -25,6 +27,11 @@ from bettyc.runtime.response import Point, Reduced, settle
 from bettyc.runtime.strategies.neumann import largest_eigenvalue
 from bettyc.runtime.strategies.system import System
 from bettyc.strategies import Unroll
+
+REFERENCES = ("unroll", "differences", "O0")
+# From the variables of all levels, those below the root at their solutions, to the hypergradient,
+# the shape of theta[root].
+Hyper = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -56,21 +63,22 @@ class Piece:
 
 def gradcheck(
     root: str,
-    planned: Callable[[Mapping[str, Tensor]], Tensor],
+    planned: Hyper,
     point: Point,
     pieces: Sequence[Piece],
     against: Sequence[str] = ("unroll", "differences"),
     most: int = 20,
+    plain: Hyper | None = None,
 ) -> tuple[Comparison, ...]:
     """Compare the planned hypergradient of root, per variable.
 
-    planned: from the variables of all levels, those below root at their solutions, to the
-    hypergradient, the shape of theta[root]. Raises SolveError where the levels below cannot be
-    solved, ValueError for an unknown reference.
+    plain: the same strategy by plain autograd, needed for the reference `O0`. Raises SolveError
+    where the levels below cannot be solved, ValueError for an unknown reference.
     """
-    unknown = set(against) - {"unroll", "differences"}
+    unknown = set(against) - set(REFERENCES) | ({"O0"} & set(against) if plain is None else set())
     if unknown:
-        raise ValueError(f"no reference {sorted(unknown)}; there are unroll, differences")
+        known = REFERENCES[:2] if plain is None else REFERENCES
+        raise ValueError(f"no reference {sorted(unknown)}; there are {', '.join(known)}")
     here = respond(root, point)
     found = planned(here.theta).detach().flatten()
     chosen = {piece.name: coordinates(piece, found.numel(), most) for piece in pieces}
@@ -79,6 +87,9 @@ def gradcheck(
         at = [index for places in chosen.values() for index in places]
         if name == "unroll":
             reference = by_unrolling(root, here)[at]
+        elif name == "O0":
+            assert plain is not None
+            reference = plain(here.theta).detach().flatten()[at]
         else:
             reference = by_differences(root, here, at)
         start = 0

@@ -23,10 +23,12 @@ from bettyc.cli.planning import start
 from bettyc.failures import InputError, RunError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bettyc.runtime.gradcheck import Comparison
     from bettyc.runtime.run import Run
 
-REFERENCES = ("unroll", "differences")
+REFERENCES = ("unroll", "differences", "O0")
 
 
 @click.command("gradcheck")
@@ -39,7 +41,8 @@ REFERENCES = ("unroll", "differences")
     default=",".join(REFERENCES),
     show_default=True,
     metavar="REF,...",
-    help="unroll: descent to convergence, run backwards; differences: everything solved anew.",
+    help="unroll: descent to convergence, run backwards; differences: everything solved anew;"
+    " O0: the same strategy by plain autograd.",
 )
 @click.option(
     "--rtol",
@@ -77,9 +80,11 @@ def command(
     seed: int | None,
     **parameters: Any,
 ) -> None:
-    """Compare every hypergradient of a program with references that share no code with it.
+    """Compare every hypergradient of a program with independent references.
 
-    Everything is computed in fp64 unless `--set run.precision=...` says otherwise. The exit code is
+    `unroll` and `differences` share no code with the strategies: they tell how far the plan's
+    hypergradient is from that of the nested problem. `O0` shares no code with the derivatives that
+    the compiler wrote: it tells whether those are right. Everything is computed in fp64 unless `--set run.precision=...` says otherwise. The exit code is
     1 when an error is larger than --rtol: the plan's strategy is then an approximation, and this is
     how good it is.
     """
@@ -89,25 +94,29 @@ def command(
         if name not in REFERENCES:
             raise click.UsageError(f"--against knows {', '.join(REFERENCES)}, not `{name}`")
     s = replace(s, options=replace(s.options, set=(("run.precision", "fp64"), *s.options.set)))
-    run = _started(file, s, seed)
+    run, plain = _started(file, s, seed, "O0" in names)
     wanted = [n for n in reversed(run.plan.order) if run.plan.sweep(n)]
     for level in levels:
         if level not in wanted:
             said(f"error: `{level}` has no hypergradient; levels that have: {', '.join(wanted)}")
             raise Failed(2)
-    rows = _rows(run, [n for n in wanted if not levels or n in levels], names, most, after)
+    rows = _rows(run, plain, [n for n in wanted if not levels or n in levels], names, most, after)
     _print(rows, rtol, s)
     if any(not row.relative_error <= rtol for row in rows):
         raise Failed(1)
 
 
-def _started(file: str, s: Settings, seed: int | None) -> Run:
+def _started(
+    file: str, s: Settings, seed: int | None, plain: bool
+) -> tuple[Run, Run | None]:
+    """The run, and where `plain` one of the same program by plain autograd."""
     from bettyc.api import MloError, Program
 
     checked = sound(read_program(file, s), s)
     try:
-        compiled = Program(checked).compile(seed=seed)
-        return start(compiled, s)
+        program = Program(checked)
+        run = start(program.compile(seed=seed), s)
+        return run, start(program.compile(seed=seed, opt=0), s) if plain else None
     except MloError as error:
         found = error.diagnostics
     except InputError as error:
@@ -117,25 +126,36 @@ def _started(file: str, s: Settings, seed: int | None) -> Run:
 
 
 def _rows(
-    run: Run, levels: list[str], against: tuple[str, ...], most: int, after: int
+    run: Run,
+    plain: Run | None,
+    levels: list[str],
+    against: tuple[str, ...],
+    most: int,
+    after: int,
 ) -> list[Comparison]:
     from bettyc.runtime.report import SolveError
 
     try:
         for _ in range(after):
             run.step()
-        return [row for level in levels for row in compare(run, level, against, most)]
+        return [row for level in levels for row in compare(run, level, against, most, plain)]
     except (RunError, SolveError) as error:
         said(f"error: {error}")
         raise Failed(3) from None
 
 
-def compare(run: Run, level: str, against: tuple[str, ...], most: int) -> tuple[Comparison, ...]:
-    """The comparisons of one level, at the run's present variables. Changes the run."""
+def compare(
+    run: Run, level: str, against: tuple[str, ...], most: int, plain: Run | None = None
+) -> tuple[Comparison, ...]:
+    """The comparisons of one level, at the run's present variables; the run is left as it was, so
+    that a level is not checked where another check has solved it and its derivative vanishes.
+
+    plain: a run of the same program at -O0, for the reference of that name; it becomes a copy.
+    """
     import torch
 
     from bettyc.runtime import checkpoint
-    from bettyc.runtime.gradcheck import Piece, gradcheck
+    from bettyc.runtime.gradcheck import Hyper, Piece, gradcheck
     from bettyc.runtime.nesting import Nest
     from bettyc.runtime.response import Point
 
@@ -143,17 +163,27 @@ def compare(run: Run, level: str, against: tuple[str, ...], most: int) -> tuple[
     kept = checkpoint.capture(run)
     frames = {n: other.feed.current() for n, other in run.stages.items() if n != level}
     frames[level] = stage.feed.next()
+    if plain is not None:
+        checkpoint.mirror(run, plain)
     checkpoint.restore(run, kept)
     objectives = {n: other.objective for n, other in run.stages.items()}
     nest = Nest({n: objective.reads for n, objective in objectives.items()}, run.plan.order)
     point = Point(nest, objectives, frames, dict(run.state.theta))
     pieces = [Piece(p.name, p.start, p.stop) for p in stage.layout.slots if p.trainable]
 
-    def planned(theta: Any) -> torch.Tensor:
-        run.state.theta.update({n: t.detach().clone() for n, t in theta.items()})
-        return run.hypergrad(level, respond=False).flat * stage.sign
+    def by(which: Run) -> Hyper:
+        def hyper(theta: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            which.state.theta.update({n: t.detach().clone() for n, t in theta.items()})
+            return which.hypergrad(level, respond=False).flat * stage.sign
 
-    return gradcheck(level, planned, point, pieces, against, most)
+        return hyper
+
+    kept = checkpoint.capture(run)
+    try:
+        plainly = None if plain is None else by(plain)
+        return gradcheck(level, by(run), point, pieces, against, most, plainly)
+    finally:
+        checkpoint.restore(run, kept)
 
 
 def _print(rows: list[Comparison], rtol: float, s: Settings) -> None:

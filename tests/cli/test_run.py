@@ -271,19 +271,6 @@ def test_a_logger_that_is_not_installed(
     assert "pip install mlflow" in result.err
 
 
-def test_gradcheck_tells_right_from_wrong(bettyc: Bettyc, data: Path) -> None:
-    right = bettyc("gradcheck", "--format", "json", "good.mlo")
-    wrong = bettyc("gradcheck", "good.mlo", "--set", "fit.hypergrad=none")
-    unknown = bettyc("gradcheck", "good.mlo", "--level", "fit")
-
-    rows = json.loads(right.out)
-    assert right.code == 0
-    assert {row["reference"] for row in rows} == {"unroll", "differences"}
-    assert all(row["relative_error"] < 1e-6 for row in rows)
-    assert wrong.code in (1, 2)
-    assert unknown.code == 2
-
-
 def test_progress_is_shown_on_a_terminal(bettyc: Bettyc, data: Path) -> None:
     """A terminal that reads stderr; stdout stays clean."""
     leader, follower = pty.openpty()
