@@ -9,8 +9,8 @@ r"""Comparing a hypergradient with references that share no code with the solves
 
 The first two are derivatives of the nested problem at its solution for the root's present
 variables: they judge the strategy. `O0` judges the derivatives that the compiler wrote, and agrees
-to rounding whatever the strategy. `differences` costs two nested solves per coordinate; beyond `most` coordinates
-of a variable a fixed random choice of them is compared.
+to rounding whatever the strategy. `differences` costs two nested solves per coordinate; beyond
+`most` coordinates of a variable a fixed random choice of them is compared.
 """
 
 from __future__ import annotations
@@ -167,6 +167,7 @@ class Descent:
     theta: Tensor
     lr: float
     seen: Frame
+    group: int = 1
 
     def begin(self, others: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         return self.theta, {}

@@ -33,6 +33,7 @@ from bettyc.runtime.products import replica
 from bettyc.runtime.scaling import Scaler
 from bettyc.runtime.state import State, fresh
 from bettyc.runtime.trajectory import Trajectory
+from bettyc.strategies import STRATEGIES
 
 # From this size on, updates that nobody replays overwrite their buffers.
 LARGE = 1 << 16
@@ -86,7 +87,9 @@ class Stage:
         size = self.layout.size * (replicas or 1)
         self.ops: type[Pure] = InPlace if movable and not recorded and size >= LARGE else Pure
         self.trajectory = (
-            Trajectory(self.advance, self._origin(), self._keep()) if recorded else None
+            Trajectory(self.advance, self._origin(), self._keep(), self.accumulate)
+            if recorded
+            else None
         )
         self._below = tuple(n for n in objective.reads if self._is_below(n))
         self.simple = self.accumulate == 1 and not (self.plan.clip or self.layout.projected)
@@ -408,7 +411,9 @@ class Stage:
             )
 
     def _keep(self) -> int:
-        truncate = dict(self.plan.strategy.named).get("truncate") or 0
+        """Gradients that the strategy replays; 0 for all."""
+        last: int = getattr(STRATEGIES[self.plan.strategy.name], "keep", 0)
+        truncate = dict(self.plan.strategy.named).get("truncate") or last
         return int(truncate) * self.accumulate  # type: ignore[call-overload, no-any-return]
 
     def _is_below(self, name: str) -> bool:

@@ -40,12 +40,13 @@ class Trajectory:
 
     advance: one step of the optimizer. origin: theta at the start as a function of the other
     levels (`start = copy(...)`), None where it does not depend on them. keep: forget all but the
-    last so many gradients, 0 for none.
+    last so many gradients, 0 for none. group: gradients to one update.
     """
 
     apply: Advance
     origin: Callable[[Mapping[str, Tensor]], Tensor] | None = None
     keep: int = 0
+    group: int = 1
     records: deque[Record] = field(default_factory=deque)
     dropped: int = 0
     copied: bool = False

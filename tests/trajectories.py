@@ -34,6 +34,7 @@ class Steps:
     update: Update = sgd
     state: State | None = None
     seen: Sequence[Mapping[str, Tensor]] = ()
+    group: int = 1
 
     def begin(self, others: Mapping[str, Tensor]) -> tuple[Tensor, State]:
         start = self.start(others) if callable(self.start) else self.start

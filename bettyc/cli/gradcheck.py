@@ -84,9 +84,9 @@ def command(
 
     `unroll` and `differences` share no code with the strategies: they tell how far the plan's
     hypergradient is from that of the nested problem. `O0` shares no code with the derivatives that
-    the compiler wrote: it tells whether those are right. Everything is computed in fp64 unless `--set run.precision=...` says otherwise. The exit code is
-    1 when an error is larger than --rtol: the plan's strategy is then an approximation, and this is
-    how good it is.
+    the compiler wrote: it tells whether those are right. Everything is computed in fp64 unless
+    `--set run.precision=...` says otherwise. The exit code is 1 when an error is larger than
+    --rtol: where the plan's strategy is an approximation, this is how good it is.
     """
     s = settings(parameters)
     names = tuple(word.strip() for word in against.split(",") if word.strip())
@@ -106,9 +106,7 @@ def command(
         raise Failed(1)
 
 
-def _started(
-    file: str, s: Settings, seed: int | None, plain: bool
-) -> tuple[Run, Run | None]:
+def _started(file: str, s: Settings, seed: int | None, plain: bool) -> tuple[Run, Run | None]:
     """The run, and where `plain` one of the same program by plain autograd."""
     from bettyc.api import MloError, Program
 

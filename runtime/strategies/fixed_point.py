@@ -19,18 +19,17 @@ import torch
 from torch import Tensor
 
 from bettyc.runtime.report import SolveError
-from bettyc.runtime.strategies.replay import floating, replay, step, trajectory_of
+from bettyc.runtime.strategies.replay import floating, replay, trajectory_of
 from bettyc.runtime.strategies.system import Pulled, System
 from bettyc.strategies import FixedPoint
 
 
 def pull(system: System, options: FixedPoint) -> Pulled:
-    """The cross terms, the last recorded step taken as the update at its fixed point."""
+    """The cross terms, the last recorded update taken as that at its fixed point."""
     path = trajectory_of(system)
     a = system.rhs.reshape(system.theta[system.level].shape)
     if not path.length or not float(a.norm()):
         return Pulled({name: torch.zeros_like(system.theta[name]) for name in system.into})
-    k = path.length - 1
     _, state = replay(
         system, path, path.begin(system.theta), 0, path.length, system.theta, graph=False
     )
@@ -39,11 +38,13 @@ def pull(system: System, options: FixedPoint) -> Pulled:
     state = {name: floating(x) for name, x in state.items()}
     names = [name for name, x in state.items() if x.requires_grad]
     with torch.enable_grad():
-        moved, new = step(system, path, theta, state, k, {**system.theta, **leaves}, graph=True)
+        others = {**system.theta, **leaves}
+        first, last = path.length - path.group, path.length
+        moved, new = replay(system, path, (theta, state), first, last, others, graph=True)
     outputs = [moved, *(new[name] for name in names)]
-    start = [a, *(torch.zeros_like(state[name]) for name in names)]
+    at_first = [a, *(torch.zeros_like(state[name]) for name in names)]
     w, taken, change = _iterate(
-        system, outputs, [theta, *(state[name] for name in names)], start, options
+        system, outputs, [theta, *(state[name] for name in names)], at_first, options
     )
     back = _back(outputs, list(leaves.values()), w)
     converged = change <= options.tol

@@ -3,10 +3,11 @@ r"""Cross terms by a difference along the optimizer's own Jacobian.
     theta_T = step(theta_T-1, g),   u = -(\partial step / \partial g)^T a
     (dg_Q/dtheta_R)^T u  by a central difference of the gradient at theta_T-1, of length eps
 
-The derivative of the last inner step of the real optimizer (any that is differentiable; momentum,
+The derivative of the last inner update of the real optimizer (any that is differentiable; momentum,
 bias correction and weight decay included): what `unroll` of one step gives, without second
 derivatives. As far from the implicit gradient as one step is from convergence. One gradient and one
-vector-Jacobian product of the update for u, two gradients for the difference. Where the gradient is
+vector-Jacobian product of the update for u, two gradients for the difference; with `accumulate`, as
+many of each as an update has gradients. Where the gradient is
 exactly zero, Adam's Jacobian is bounded only by its eps.
 
 Choe, Mehta, Ahn, Neiswanger, Xie, Strubell, Xing. NeurIPS 2023, arXiv:2310.05674.
@@ -15,6 +16,7 @@ Choe, Mehta, Ahn, Neiswanger, Xie, Strubell, Xing. NeurIPS 2023, arXiv:2310.0567
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -32,43 +34,58 @@ def pull(system: System, options: Sama) -> Pulled:
     path = trajectory_of(system)
     if not path.length:
         return Pulled({name: torch.zeros_like(system.theta[name]) for name in system.into})
-    k = path.length - 1
-    theta, state = replay(system, path, path.begin(system.theta), 0, k, system.theta, graph=False)
-    grad = gradient_at(system, path, theta, k)
-    u = step_jacobian(system, theta, grad, state, k)
-    if not bool(torch.isfinite(u).all()):
+    first = path.length - path.group
+    start = path.begin(system.theta)
+    theta, state = replay(system, path, start, 0, first, system.theta, graph=False)
+    grads = [gradient_at(system, path, theta, k) for k in range(first, path.length)]
+    directions = step_jacobian(system, theta, grads, state, first)
+    if not all(bool(torch.isfinite(u).all()) for u in directions):
         raise SolveError(
             f"the optimizer of level `{system.level}` has no derivative at its last gradient;"
             " raise its eps"
         )
+    total = {name: torch.zeros_like(system.theta[name]) for name in system.into}
+    for k, u in enumerate(directions, first):
+        for name, value in _cross(system, theta, u, k, options.eps).items():
+            total[name] = total[name] + value
+    rows = 1 if theta.ndim == 1 else len(theta)
+    return Pulled(total, products=3 * rows * path.group)
+
+
+def _cross(system: System, theta: Tensor, u: Tensor, k: int, eps: float) -> dict[str, Tensor]:
+    """(dg_Q/dtheta_R)^T u for the gradient that step k took at theta; replicas added up."""
+    path = trajectory_of(system)
     seen = {**system.theta, **path.below(k), system.level: theta}
     at = dataclasses.replace(system, theta=seen, frame=path.frame(k))
     if theta.ndim == 1:
-        found = difference(at, u, options.eps)
-        return dataclasses.replace(found, products=found.products + 1)
+        return dict(difference(at, u, eps).cross)
     total = {name: torch.zeros_like(system.theta[name]) for name in system.into}
     for i, row in enumerate(theta):
         one = dataclasses.replace(
             at, theta={**seen, system.level: row}, frame=replica(at.frame, system.level, i)
         )
-        for name, value in difference(one, u[i], options.eps).cross.items():
+        for name, value in difference(one, u[i], eps).cross.items():
             total[name] = total[name] + value
-    return Pulled(total, products=3 * len(theta))
+    return total
 
 
 def step_jacobian(
-    system: System, theta: Tensor, grad: Tensor, state: dict[str, Tensor], k: int
-) -> Tensor:
-    """-(d theta_k+1 / d g)^T a, the shape of theta."""
+    system: System, theta: Tensor, grads: Sequence[Tensor], state: dict[str, Tensor], first: int
+) -> tuple[Tensor, ...]:
+    """-(d theta_T / d g)^T a, the shape of theta, for every gradient g of the last update, which
+    begins with step `first`.
+    """
     path = trajectory_of(system)
     with torch.enable_grad():
-        g = grad.detach().requires_grad_()
-        moved, _ = path.advance(k, theta.detach(), g, state, system.theta)
-        (back,) = torch.autograd.grad(
+        leaves = [g.detach().requires_grad_() for g in grads]
+        moved = theta.detach()
+        for k, g in enumerate(leaves, first):
+            moved, state = path.advance(k, moved, g, state, system.theta)
+        back = torch.autograd.grad(
             moved,
-            [g],
+            leaves,
             system.rhs.reshape(theta.shape).to(moved.dtype),
             allow_unused=True,
             materialize_grads=True,
         )
-    return -back
+    return tuple(-x for x in back)

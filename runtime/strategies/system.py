@@ -26,10 +26,12 @@ class Trajectory(Protocol):
 
     `others` maps every level to its flat variables; those that carry gradient stay connected, so
     that a start copied from another level, or a learning rate that is a variable, is
-    differentiated.
+    differentiated. length: steps, each of one gradient. group: steps to one update of the
+    optimizer, more than one where gradients are accumulated.
     """
 
     length: int
+    group: int
 
     def begin(self, others: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The variables, shape of theta[level], and the optimizer's state before the first step."""

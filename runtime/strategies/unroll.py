@@ -33,7 +33,7 @@ from bettyc.strategies import Unroll
 def pull(system: System, options: Unroll) -> Pulled:
     """The cross terms of the replayed trajectory, oldest steps cut off by `truncate`."""
     path = trajectory_of(system)
-    first = max(0, path.length - options.truncate) if options.truncate else 0
+    first = max(0, path.length - options.truncate * path.group) if options.truncate else 0
     count = path.length - first
     segment = math.isqrt(max(count - 1, 0)) + 1 if options.recompute else max(count, 1)
     cuts = list(range(first, path.length, segment)) or [first]

@@ -79,9 +79,7 @@ def test_every_level_is_checked_on_made_up_data(bettyc: Bettyc, data: Path) -> N
     assert [(r["root"], r["variable"]) for r in found] == [("prior", "m")] * 3 + [("reg", "a")] * 3
     assert all(row["passed"] for row in found)
     only = rows(
-        bettyc(
-            "gradcheck", "--mock", "n=30,d=3", "--format", "json", "--level", "reg", "three.mlo"
-        )
+        bettyc("gradcheck", "--mock", "n=30,d=3", "--format", "json", "--level", "reg", "three.mlo")
     )
     assert {row["root"] for row in only} == {"reg"}
 
@@ -122,9 +120,7 @@ def test_o0_sees_the_batch_of_the_planned_hypergradient(bettyc: Bettyc, data: Pa
         "tune.log_wd) * w^2)\n  optimizer = sgd(lr = 0.1)\n  hypergrad = cg(tol = 1e-12)\n",
     )
     (data / "batches.mlo").write_text(text)
-    result = bettyc(
-        "gradcheck", "--against", "O0", "--after", "2", "--rtol", "1e-9", "batches.mlo"
-    )
+    result = bettyc("gradcheck", "--against", "O0", "--after", "2", "--rtol", "1e-9", "batches.mlo")
 
     assert result.code == 0
 

@@ -183,3 +183,50 @@ def test_unrolling_begins_at_the_last_update_of_the_level_above():
 
     assert run.stages["fit"].trajectory.length == 6
     assert torch.equal(run.stages["fit"].trajectory.begin({})[0], w)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kept"),
+    [("sama", 1), ("fixed_point", 1), ("unroll(truncate = 3)", 3), ("unroll", 40)],
+)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_trajectory_keeps_no_more_steps_than_are_replayed(strategy, kept, accumulate):
+    text = (
+        f"optimizer = adam(lr = 0.05)  steps = 40  accumulate = {accumulate}"
+        f"  hypergrad = {strategy}"
+    )
+    run, whole = ridge(text), ridge(text)
+    run.executor.respond("tune")
+    path = whole.stages["fit"].trajectory
+    if strategy != "unroll(truncate = 3)":
+        path.keep = 0  # as a strategy would see it that keeps everything
+    whole.executor.respond("tune")
+
+    assert len(run.stages["fit"].trajectory.records) == kept * accumulate
+    if strategy != "unroll(truncate = 3)":
+        assert len(path.records) == 40 * accumulate
+    found, expected = run.hypergrad("tune", respond=False), whole.hypergrad("tune", respond=False)
+    torch.testing.assert_close(found["log_wd"], expected["log_wd"], rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("strategy", ["sama", "unroll(truncate = 1)"])
+@pytest.mark.parametrize("optimizer", ["sgd(lr = 0.1)", "adam(lr = 0.05)"])
+def test_one_update_of_accumulated_gradients_is_differentiated_whole(optimizer, strategy):
+    """Of a full batch, three gradients are one: what one update without `accumulate` gives."""
+    text = f"optimizer = {optimizer}  steps = 5  hypergrad = {strategy}"
+    found, expected = (ridge(t) for t in (text + "  accumulate = 3", text))
+    found, expected = (run.hypergrad("tune")["log_wd"] for run in (found, expected))
+
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+
+
+def test_the_fixed_point_of_accumulated_gradients_is_the_solution():
+    text = (
+        "optimizer = sgd(lr = 0.3, momentum = 0.5)  steps = 400  accumulate = 2"
+        "  hypergrad = fixed_point(iters = 400, tol = 1e-12)"
+    )
+    run = ridge(text)
+    found = run.hypergrad("tune")["log_wd"]
+    _, expected = closed_form(run)
+
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-10)
