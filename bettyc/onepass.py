@@ -3,7 +3,8 @@
 Written as two products it reads X twice. `rewrite` turns it into one node, which a kernel computes
 in one pass over X (`bettyc.kernels.one_pass`):
 
-    one_pass(X, V, data..., [ridge])    X^T phi(X V), or scale X^T phi(X V) + shift V + ridge * V
+    one_pass(X, V, data..., [ridge])    X^T phi(X V), or scale X^T phi(X V) + shift V + ridge * V,
+                                        or phi(X V) alone, for the few columns that BLAS is bad at
     kept(one_pass, position)            the product itself where more is kept, or what is kept:
                                         values between the two products that others read, as X V
 
@@ -14,13 +15,14 @@ that `hoist` moves it out of loops.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from bettyc.calculus.hoist import below
 from bettyc.expr import Graph
 from bettyc.ops.term import Term
-from bettyc.types import Dim, Tensor
+from bettyc.types import Dim, Tensor, number
 
 INSTRUCTIONS = frozenset(
     {"add", "sub", "mul", "div", "pow", "neg", "eq", "ne", "lt", "le", "gt", "ge", "and", "or"}
@@ -29,18 +31,21 @@ INSTRUCTIONS = frozenset(
 )
 FOLDS = frozenset({"sum", "amax", "amin", "logsumexp"})  # over the columns of a row
 SAME = frozenset({"index", "reshape", "expand", "real", "detach", "straight_through"})
+DATA = frozenset({"data", "batch", "task"})
 MAX_LINES = 40
+NARROW = 32  # columns of V up to which BLAS is worse
 
 
 class Region(NamedTuple):
     """What one pass computes, in terms of the nodes that it replaces.
 
-    z: the product X V. data: what phi reads besides. result: phi(z); kept: what others read.
+    z: the product X V. data: what phi reads besides. result: phi(z), None without a product with
+    X^T; kept: what others read.
     """
 
     z: int
     data: tuple[int, ...]
-    result: int
+    result: int | None
     kept: tuple[int, ...]
 
 
@@ -51,35 +56,48 @@ class Passes(NamedTuple):
     regions: dict[int, Region]
 
 
-def rewrite(graph: Graph, roots: Sequence[int], moving: Iterable[int] = ()) -> Passes:
-    """Write X^T phi(X V) as one node wherever it is found below `roots`.
+def rewrite(
+    graph: Graph,
+    roots: Sequence[int],
+    moving: Iterable[int] = (),
+    sizes: Mapping[str, int] | None = None,
+) -> Passes:
+    """Write X^T phi(X V) as one node wherever it is found below `roots`, then phi(X V).
 
     moving: leaves; with any, V must depend on them: a product that does not is hoisted anyway.
+    sizes: of dims.
     """
     found = Passes(list(roots), {})
     leaves = set(moving)
-    tried: set[int] = set()
-    while True:
-        order = graph.reachable(found.roots)
-        dependent = below(graph, found.roots, leaves) if leaves else set(order)
-        for index in order:
-            if index not in dependent or graph[index].op != "matmul" or index in tried:
-                continue
-            tried.add(index)
-            made = _pass(graph, index, order, found.roots, dependent)
-            if made is not None:
-                found = _replace(graph, found, index, *made)
-                break
-        else:
-            return _absorbed(graph, found, leaves)
+    known = {name: number(value) for name, value in (sizes or {}).items()}
+    for make in (_pass, partial(_forward, known)):
+        tried: set[int] = set()
+        again = True
+        while again:
+            again = False
+            order = graph.reachable(found.roots)
+            dependent = below(graph, found.roots, leaves) if leaves else set(order)
+            for index in order:
+                if graph[index].op != "matmul" or index not in dependent or index in tried:
+                    continue
+                tried.add(index)
+                made = make(graph, index, order, found.roots, dependent)
+                if made is not None:
+                    found = _replace(graph, found, index, *made)
+                    again = True
+                    break
+    return _absorbed(graph, found, leaves)
 
 
 def _replace(graph: Graph, found: Passes, index: int, node: int, region: Region) -> Passes:
     """The roots with the region's results read off one pass."""
     new = {index: node}
     regions = {**found.regions, node: region}
-    if region.kept:
-        for position, old in enumerate((index, *region.kept)):
+    olds = region.kept if region.result is None else (index, *region.kept)
+    if len(olds) == 1:
+        new = {olds[0]: node}
+    else:
+        for position, old in enumerate(olds):
             new[old] = graph.make("kept", (node,), graph[old].type, position=position)
     inside = set(graph.reachable([node]))
     for old in graph.reachable(found.roots):
@@ -101,6 +119,42 @@ def _pass(
             if made is not None:
                 return made
     return None
+
+
+def _forward(
+    sizes: Mapping[str, Dim], graph: Graph, index: int, order: Sequence[int], roots: Sequence[int],
+    dependent: set[int],
+) -> tuple[int, Region] | None:  # fmt: skip
+    """One pass for a product X V with data, and for all functions of its rows."""
+    x, v = graph[index].args
+    shape = _shape(graph, index)
+    wide = shape[1].bind(sizes).value if len(shape) == 2 else 1
+    if graph[x].op not in DATA or _rank(graph, x) != 2 or _rank(graph, v) != len(shape):
+        return None
+    if len(set(shape)) != len(shape) or wide is None or wide > NARROW:
+        return None
+    inside = {index}
+    writer = _Lines(graph, index, shape, inside)
+    for i in order:
+        if i > index and any(a in inside for a in graph[i].args) and writer.tries(i):
+            inside.add(i)
+    kept = _kept(graph, inside, order, roots)
+    if any(_shape(graph, i) not in (shape, shape[:1]) or not _real(graph, i) for i in kept):
+        return None
+    node = graph.make(
+        "one_pass", (x, v, *writer.data), graph[kept[0]].type, turned=False,
+        lines=tuple(writer.lines), kinds=tuple(writer.data.values()), result=None,
+        keep=tuple(writer.names[i] for i in kept),
+    )  # fmt: skip
+    return node, Region(index, tuple(writer.data), None, kept)
+
+
+def _kept(
+    graph: Graph, inside: set[int], order: Sequence[int], roots: Sequence[int], end: int = -1
+) -> tuple[int, ...]:
+    """The nodes of a region that others read; `end` is the one that the pass takes the place of."""
+    users = {a for i in order if i not in inside and i != end for a in graph[i].args}
+    return tuple(i for i in sorted(inside) if i in users or i in roots)
 
 
 def _ends(graph: Graph, index: int) -> Iterable[tuple[int, int, bool]]:
@@ -142,8 +196,7 @@ def _between(
     writer = _Lines(graph, z, shape, inside)
     if not all(writer.add(i) for i in graph.reachable([s]) if i in inside and i != z):
         return None
-    users = {a for i in order if i not in inside and i != index for a in graph[i].args}
-    kept = tuple(i for i in sorted(inside) if i in users or i in roots)
+    kept = _kept(graph, inside, order, roots, index)
     if any(_shape(graph, i) not in (shape, shape[:1]) or not _real(graph, i) for i in kept):
         return None
     node = graph.make(
@@ -179,6 +232,15 @@ class _Lines:
             return self._line(index, node.op, *words)
         if len(self.shape) == 2 and _shape(self.graph, node.args[0]) == self.shape:
             return self._by_row(index, node.op, words[0])
+        return False
+
+    def tries(self, index: int) -> bool:
+        """As `add`; where it says False, nothing is written."""
+        lines, data, names = len(self.lines), dict(self.data), dict(self.names)
+        if self.add(index):
+            return True
+        del self.lines[lines:]
+        self.data, self.names = data, names
         return False
 
     def _by_row(self, index: int, op: str, word: str) -> bool:

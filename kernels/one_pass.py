@@ -68,7 +68,14 @@ def one_pass(
     ridge: like v, or one value. Operands that native.c cannot take go the way of the reference.
     """
     if takes(x, v, turned):
-        return Pass(x, v, rows, data, scale, shift, ridge, turned).at(v)
+        key = (x.shape, v.shape, v.dtype, turned, native.threads())
+        spare = rows.spare.setdefault(key, [])  # a list's pop and append are atomic
+        made = spare.pop() if spare else Pass(x, v, rows, None, turned=turned)
+        made.bind(x, data, scale, shift, ridge)
+        found = made.at(v)
+        made.release()
+        spare.append(made)
+        return found
     return reference(x, v, rows, data, scale, shift, ridge, turned)
 
 
@@ -100,13 +107,10 @@ def reference(
     turned: bool = False,
 ) -> Any:
     """The two products in torch."""
-    z = forward(x, v, turned)
-    found = rows(z, *data)
-    kept: tuple[Any, ...] = ()
-    if rows.keeps:
-        found, *kept = found if rows.program.result is not None else (None, *found)
-    if found is None:
-        return kept[0] if len(kept) == 1 else tuple(kept)
+    found = rows(forward(x, v, turned), *data)
+    if rows.program.result is None:
+        return found
+    found, *kept = found if rows.keeps else (found,)
     total = backward(x, found, turned)
     total = total.mul_(scale) if scale != 1 else total
     total = total.add_(v, alpha=shift) if shift else total
@@ -136,11 +140,11 @@ def backward(x: Tensor, s: Tensor, turned: bool) -> Tensor:
 
 
 class Pass:
-    """v -> the product for native.c, all else being bound: for loops. Built once, about 10 us; a
-    call then costs 2 us beside its work.
+    """v -> the product for native.c, all else being bound: for loops. A call costs 2 us beside its
+    work.
 
     x: (n, d), contiguous. like: a tensor of the shape and dtype of the vectors to come. The
-    operands must stay as they are while the object is used.
+    operands must stay as they are while the object is used. data None: `bind` comes first.
     """
 
     def __init__(
@@ -148,7 +152,7 @@ class Pass:
         x: Tensor,
         like: Tensor,
         rows: Rows,
-        data: Sequence[Tensor] = (),
+        data: Sequence[Tensor] | None = (),
         scale: float = 1.0,
         shift: float = 0.0,
         ridge: Tensor | None = None,
@@ -159,31 +163,52 @@ class Pass:
         parts = max(1, min(PARTS, n // PART_ROWS, n // (8 * k)))
         self.columns, self.rows, self.flat = k, n, like.dim() == 1
         self.program, self.size, self.dtype = program, d * k, dtype
-        operands = [
-            _operand(t, kind, dtype, n, k) for t, kind in zip(data, program.kinds[1:], strict=False)
-        ]
-        numbers = torch.tensor(program.numbers, dtype=dtype)
-        ridge = None if ridge is None else ridge.to(dtype).contiguous()
-        work = like.new_empty((parts + 1) * d * k)
-        self._held = (x, operands, numbers, ridge, work, program.instructions())
-        step = numbers.element_size()
-        at = [t.data_ptr() for t in operands]
-        at += [numbers.data_ptr() + i * step for i in range(len(program.numbers))]
-        count = len(program.kinds)
+        real = ctypes.c_float if dtype == torch.float32 else _D
+        self._numbers = (real * max(1, len(program.numbers)))(*program.numbers)
+        self._work = like.new_empty((parts + 1) * d * k)
+        self._instructions = program.instructions()
+        count, begin = len(program.kinds), ctypes.addressof(self._numbers)
+        self._data = (_P * count)()
+        for i in range(len(program.numbers)):
+            self._data[count - len(program.numbers) + i] = begin + i * ctypes.sizeof(real)
         self._keep_at = (_P * max(1, len(program.keep)))()
-        block = max(8, min(64, 512 // k // 8 * 8))
         self._struct = Struct(
-            x=x.data_ptr(), work=work.data_ptr(), ridge=native.pointer(ridge),
-            n=n, d=d, k=k, parts=parts, block=block,
-            ridge_step=int(ridge is not None and ridge.numel() > 1),
-            scale=scale, shift=shift, turned=int(turned), threads=native.threads(),
+            work=self._work.data_ptr(), n=n, d=d, k=k, parts=parts,
+            block=max(8, min(64, 512 // k // 8 * 8)), turned=int(turned), threads=native.threads(),
             outside=count, count=len(program.lines), result=program.result or 0,
             kept=len(program.keep), kinds=(_I * count)(*map(KINDS.index, program.kinds)),
-            data=(_P * count)(None, *at), program=self._held[-1],
+            data=self._data, program=self._instructions,
             keep=(_I * max(1, len(program.keep)))(*program.keep), keep_at=self._keep_at,
         )  # fmt: skip
         self._where = ctypes.byref(self._struct)
         self._call = native.function("one_pass", dtype)
+        if data is not None:
+            self.bind(x, data, scale, shift, ridge)
+
+    def bind(
+        self,
+        x: Tensor,
+        data: Sequence[Tensor],
+        scale: float = 1.0,
+        shift: float = 0.0,
+        ridge: Tensor | None = None,
+    ) -> None:
+        """Take operands, of the sizes that the object was made for."""
+        n, k, struct = self.rows, self.columns, self._struct
+        kinds = self.program.kinds
+        operands = [_operand(t, kinds[i + 1], self.dtype, n, k) for i, t in enumerate(data)]
+        if ridge is not None:
+            ridge = _contiguous(ridge, self.dtype)
+        self._held: object = (x, operands, ridge)
+        for i, tensor in enumerate(operands):
+            self._data[i + 1] = tensor.data_ptr()
+        struct.x, struct.ridge = x.data_ptr(), native.pointer(ridge)
+        struct.ridge_step = int(ridge is not None and ridge.numel() > 1)
+        struct.scale, struct.shift = scale, shift
+
+    def release(self) -> None:
+        """Hold the operands no longer. `bind` comes before the next call."""
+        self._held = None
 
     def at(self, v: Tensor) -> Any:
         """As `one_pass`, with new tensors."""
@@ -229,13 +254,20 @@ class Pass:
 
 def _operand(tensor: Tensor, kind: str, dtype: torch.dtype, n: int, k: int) -> Tensor:
     """Contiguous, in the dtype that its kind has. Raises ValueError for another size."""
-    size = {"scalar": 1, "row": k, "matrix": n * k, "blocks": n * k * k}.get(kind, n)
+    size = n * k if kind == "matrix" else n
+    if kind not in ("matrix", "column", "labels"):
+        size = {"scalar": 1, "row": k}.get(kind, n * k * k)
     if tensor.numel() != size:
         raise ValueError(
             f"one_pass: a {kind} beside {n} rows of {k} columns has {size} elements, not"
             f" {tuple(tensor.shape)}"
         )
-    return tensor.to(torch.int64 if kind == "labels" else dtype).contiguous()
+    return _contiguous(tensor, torch.int64 if kind == "labels" else dtype)
+
+
+def _contiguous(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    tensor = tensor if tensor.dtype == dtype else tensor.to(dtype)
+    return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
 __all__ = ["Pass", "Program", "one_pass", "reference", "takes"]

@@ -63,12 +63,16 @@ class Program:
 
 
 class Rows:
-    """A function of rows. Called, it is the torch one; `program` is the same for native.c."""
+    """A function of rows. Called, it is the torch one; `program` is the same for native.c.
+
+    spare: passes that are not in use, by the shapes they are made for.
+    """
 
     def __init__(self, function: Callable[..., Any], program: Program) -> None:
         self.function, self.program = function, program
         self.name = function.__name__
         self.keeps = len(program.keep)
+        self.spare: dict[Any, list[Any]] = {}
 
     def __call__(self, *operands: Any) -> Any:
         return self.function(*operands)

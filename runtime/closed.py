@@ -147,9 +147,16 @@ class Closed:
         regions: dict[int, Region] = {}
         hoisted = hoist(self.graph, parts, own, self._in_one_pass(own, regions))
         name, fixed = plain(self.level), hoisted.prologue
-        before = self._compiled(f"{name}_held", fixed) if fixed else NOTHING
+        before = self._before(f"{name}_held", fixed)
         titles = emit.titles(self.graph, fixed)
         return before, self._compiled(f"{name}_slope", hoisted.roots, titles, {}, regions, own)
+
+    def _before(self, name: str, nodes: Sequence[int]) -> Written:
+        """A function that computes nodes once."""
+        if not nodes:
+            return NOTHING
+        found = rewrite(self.graph, nodes, (), self.linked.sizes)
+        return self._compiled(name, found.roots, {}, {}, found.regions)
 
     def _in_one_pass(
         self, moving: Sequence[int], regions: dict[int, Region], first: int | None = None
@@ -162,7 +169,7 @@ class Closed:
         def change(roots: list[int]) -> list[int]:
             made: list[int] = []
             for part in (roots[:first], roots[len(roots) if first is None else first :]):
-                found = rewrite(self.graph, part, moving)
+                found = rewrite(self.graph, part, moving, self.linked.sizes)
                 regions.update(found.regions)
                 made += found.roots
             return made
@@ -173,7 +180,8 @@ class Closed:
         indices = [index for level in wrt for _, index in self.leaves[level]]
         parts = gradient(self.graph, self.root, indices)
         assert not isinstance(parts, Opaque)
-        found = rewrite(self.graph, [*simplify(self.graph, [self.root]), *parts])
+        roots = [*simplify(self.graph, [self.root]), *parts]
+        found = rewrite(self.graph, roots, (), self.linked.sizes)
         name = f"{plain(self.level)}_gradient"
         return self._compiled(name, found.roots, {}, {}, found.regions)
 
@@ -205,7 +213,7 @@ class Closed:
         titles = emit.titles(self.graph, fixed)
         name = plain(self.level)
         return (
-            self._compiled(f"{name}_fixed", fixed) if fixed else NOTHING,
+            self._before(f"{name}_fixed", fixed),
             self._compiled(
                 f"{name}_hessian_product", roots[:count], titles, slices, regions, moving
             ),

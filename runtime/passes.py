@@ -61,8 +61,9 @@ class Calls:
         name = f"{self.name}_rows{count + 1 if count else ''}"
         names = self._names(region, operands)
         words = {f"d{i + 1}": n for i, n in enumerate(names)}
+        outputs = [*([] if region.result is None else [region.result]), *region.kept]
         body = emit.function(
-            self.graph, [region.result, *region.kept], name=name, leaf=_no_leaf, sizes=self.sizes,
+            self.graph, outputs, name=name, leaf=_no_leaf, sizes=self.sizes,
             autograd=False, given={region.z: "z", **dict(zip(region.data, names, strict=True))},
             fused=True,
         ).partition("\n")[2]  # fmt: skip
@@ -71,8 +72,10 @@ class Calls:
         arguments = [f'"{line}"' for line in lines]
         if node.attr("kinds"):
             arguments.append(f"data={_tuple(node.attr('kinds'))}")
-        if node.attr("result") != last:
-            arguments.append(f'result="{words.get(node.attr("result"), node.attr("result"))}"')
+        result = node.attr("result")
+        if result != last:
+            word = words.get(result, result)
+            arguments.append("result=None" if word is None else f'result="{word}"')
         if node.attr("keep"):
             arguments.append(f"keep={_tuple(node.attr('keep'))}")
         head = f"@rows({', '.join(arguments)})"
@@ -86,8 +89,8 @@ class Calls:
         found: list[str] = []
         for index, text in zip(region.data, operands, strict=True):
             node = self.graph[index]
-            known = re.fullmatch(r"[^\W\d]\w*", text)
-            title = text if known else NOUNS.get(node.op, node.op)
+            known = re.fullmatch(r"([^\W\d]\w*)(\[[:, None]*\])?", text)
+            title = known[1] if known else NOUNS.get(node.op, node.op)
             title = f"{title}_" if title in TAKEN else title
             while title in found:
                 title += "_"

@@ -192,7 +192,16 @@ def test_the_product_alone(only_native, close, draw):
     def product(z):
         return z
 
-    close(one_pass(x, v, product), x @ v, 1e-13)
+    @rows("sum z", "mul %1 2.0", result=None, keep=("%2", "z"))
+    def sums(z):
+        return 2 * z.sum(1), z
+
+    for mode in ("auto", "torch"):
+        with dispatch.use(mode):
+            close(one_pass(x, v, product), x @ v, 1e-13)
+            twice, same = one_pass(x, v, sums)
+            close(twice, 2 * (x @ v).sum(1), 1e-13)
+            close(same, x @ v, 1e-13)
 
 
 def test_threads_and_callers_change_nothing(only_native, draw):

@@ -143,6 +143,15 @@ def test_steps_and_solves_are_single_calls(name, monkeypatch):
         assert torch.allclose(got, want, rtol=1e-9), key
 
 
+def test_products_with_the_data_alone():
+    """X V and all functions of its rows that are needed: one pass each before and after a solve."""
+    begun("weighted xent").hypergrad("tune")
+    for kind in ("fixed", "cross"):
+        assert written(kind).count(" one_pass(") == 1, kind
+        assert "result=None" in written(kind)
+        assert " @ train_x" not in written(kind)
+
+
 @pytest.mark.parametrize(
     "loss",
     [
@@ -157,4 +166,4 @@ def test_what_is_no_function_of_rows_is_left_alone(loss):
     got, want = run.hypergrad("tune"), plain.hypergrad("tune")
     for key, value in want.items():
         assert torch.allclose(got[key], value, rtol=1e-7, atol=1e-12), key
-    assert "one_pass" not in written("slope")
+    assert written("slope").count("@rows(") == written("slope").count("result=None")
