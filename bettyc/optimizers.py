@@ -190,7 +190,9 @@ class Muon:
     momentum: float = 0.95
     nesterov: bool = True
     ns_steps: int = 5
+    ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315)
     eps: float = 1e-7
+    adjust_lr_fn: str = ""  # torch's "original" or "match_rms_adamw"; empty: as torch chooses
     differentiable: ClassVar[bool] = False
     solves: ClassVar[bool] = False
 

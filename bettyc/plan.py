@@ -112,6 +112,10 @@ class LevelPlan:
     quadratic(diag)".
     mu: known lower bound of strong convexity in the level's variables, or None.
     size: number of scalars of the level's variables, None while a network from Python is not built.
+    groups: `group(pattern, option = ...)`: variables that the optimizer updates with other options;
+        the first pattern that matches counts. average: of the variables, what metrics see.
+    clip, clip_value: largest norm and largest entry of the gradient. recompute: patterns of the
+        parts of networks whose activations are not kept.
     total: "direct" | "total" (DESIGN: what g and H mean when the level stars others); `dropped`
         names the terms that direct leaves out.
     """
@@ -135,6 +139,10 @@ class LevelPlan:
     dropped: tuple[str, ...]
     optimizer_candidates: tuple[Candidate, ...]
     strategy_candidates: tuple[Candidate, ...]
+    groups: tuple[Call, ...] = ()
+    average: Call | None = None
+    clip_value: float | None = None
+    recompute: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,7 @@ class Plan:
     nodes: the expression graph that every formula index refers to.
     order: levels from the lowest to the highest.
     program: the schedule of one whole run: warm-ups, then `Repeat(run.steps, ...)`.
-    seed, precision ("fp32", "fp64", "bf16"), device ("cpu", "cuda", "auto").
+    seed, precision ("fp32", "fp64", "tf32", "bf16", "fp16"), device ("cpu", "cuda", "auto").
     """
 
     format: int

@@ -1,6 +1,8 @@
 """Learning-rate schedules and their options; names and meanings are torch.optim.lr_scheduler's.
 
-`steps` counts the level's own updates. A `total` of 0 means: over the whole run.
+`steps` counts the level's own updates. A `total` of 0 means: over the whole run. `function`
+is an `extern fn` of the number of the update. `cycle_momentum` is off by default: a program that
+states a momentum means to keep it.
 """
 
 from __future__ import annotations
@@ -89,6 +91,9 @@ class Cyclic:
     down: int = 0
     mode: str = "triangular"
     gamma: float = 1.0
+    cycle_momentum: bool = False
+    base_momentum: float = 0.8
+    max_momentum: float = 0.9
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,10 @@ class OneCycle:
     anneal: str = "cos"
     div: float = 25.0
     final_div: float = 1e4
+    three_phase: bool = False
+    cycle_momentum: bool = False
+    base_momentum: float = 0.85
+    max_momentum: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,36 @@ class Sequential:
 
     schedules: object = ()
     milestones: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chained:
+    """the product of several schedules (ChainedScheduler)"""
+
+    schedules: object = ()
+
+
+@dataclass(frozen=True)
+class Factor:
+    """times a function of the update's number (LambdaLR)"""
+
+    function: str = ""
+
+
+@dataclass(frozen=True)
+class Multiply:
+    """times a function of the number at every step (MultiplicativeLR)"""
+
+    function: str = ""
+
+
+@dataclass(frozen=True)
+class SWA:
+    """from the learning rate to `lr` in `steps` updates, constant after (SWALR)"""
+
+    lr: float = 1e-3
+    steps: int = 10
+    anneal: str = "cos"
 
 
 @dataclass(frozen=True)
@@ -122,6 +161,9 @@ class Plateau:
     threshold: float = 1e-4
     cooldown: int = 0
     min: float = 0.0
+    mode: str = "min"
+    threshold_mode: str = "rel"
+    eps: float = 1e-8
 
 
 SCHEDULES: dict[str, type] = {
@@ -137,5 +179,9 @@ SCHEDULES: dict[str, type] = {
     "cyclic": Cyclic,
     "onecycle": OneCycle,
     "sequential": Sequential,
+    "chained": Chained,
+    "factor": Factor,
+    "multiply": Multiply,
+    "swa": SWA,
     "plateau": Plateau,
 }

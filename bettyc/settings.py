@@ -38,7 +38,7 @@ class Kind:
     table: str = ""
 
 
-PRECISIONS = ("fp32", "fp64", "bf16", "fp16")
+PRECISIONS = ("fp32", "fp64", "tf32", "bf16", "fp16")
 LEVEL: dict[str, Kind] = {
     "optimizer": Kind(
         ("call",), "how the level's variables are updated", Call("auto"), table="optimizer"
@@ -61,11 +61,25 @@ LEVEL: dict[str, Kind] = {
         choices=("auto", "direct", "total"),
     ),
     "stop": Kind(("stop",), "end of the inner loop: grad_norm < 1e-6"),
+    "groups": Kind(
+        ("groups",),
+        'other options for some variables: group("*.bias", lr = 0.1)',
+        (),
+    ),
+    "average": Kind(
+        ("call",), "average over the updates, for metrics and exports", table="average"
+    ),
     "clip": Kind(("positive",), "largest norm of the gradient"),
+    "clip_value": Kind(("positive",), "largest entry of the gradient"),
     "precision": Kind(("choice",), "precision of this level", choices=PRECISIONS),
     "accumulate": Kind(("count",), "batches per update", 1),
     "warmup": Kind(("natural",), "updates before the level above first moves", 0),
     "freeze": Kind(("text", "texts"), "parameters that stay as they are, by pattern", ()),
+    "recompute": Kind(
+        ("flag", "text", "texts"),
+        "parts of networks, by pattern, that the backward pass computes again to save memory",
+        (),
+    ),
 }
 RUN: dict[str, Kind] = {
     "steps": Kind(("count",), "updates of the top level", 100),
@@ -113,6 +127,11 @@ def table(name: str) -> Mapping[str, tuple[Field, ...]]:
         from bettyc.schedules import SCHEDULES
 
         return {n: _fields(c) for n, c in SCHEDULES.items()}
+    if name == "average":
+        return {
+            "ema": (Field("decay", float, 0.999),),
+            "swa": (Field("start", int, 0), Field("every", int, 1)),
+        }
     n = Field("n", int, None, required=True)
     if name == "every":
         return {"every": (n,)}
@@ -155,6 +174,8 @@ RANGES: dict[str, tuple[str, Any]] = {
     "rank": ("at least 1", lambda v: v >= 1),
     "betas": ("two numbers in [0, 1)", lambda v: len(v) == 2 and all(0 <= b < 1 for b in v)),
     "n": ("at least 1", lambda v: v >= 1),
+    "every": ("at least 1", lambda v: v >= 1),
+    "decay": ("in [0, 1)", lambda v: 0 <= v < 1),
     "patience": ("at least 1", lambda v: v >= 1),
     "alpha": ("in [0, 1]", lambda v: 0 <= v <= 1),
     "mode": ("`min` or `max`", lambda v: v in ("min", "max")),
@@ -220,6 +241,7 @@ class Checker:
             "stop": "`grad_norm < number`",
             "call": f"one of {', '.join(table(kind.table))}" if kind.table else "a call",
             "calls": "a list of those",
+            "groups": 'a list of `group("pattern", option = ...)`',
             "choice": "one of " + ", ".join(f"`{c}`" for c in kind.choices),
             "start": "`warm`, `reset` or `copy(level.module)`",
         }
@@ -310,6 +332,54 @@ class Checker:
             return False, value
         results = [self._call(kind, path, v, span, spans) for v in value]
         return all(done for done, _ in results), tuple(v for _, v in results)
+
+    def _groups(
+        self, kind: Kind, path: str, value: Value, span: Span, spans: Any
+    ) -> tuple[bool, Value]:
+        groups = value if isinstance(value, tuple) else (value,)
+        good = all(
+            isinstance(g, Call)
+            and g.name == "group"
+            and len(g.positional) == 1
+            and isinstance(g.positional[0], str)
+            for g in groups
+        )
+        return good, groups
+
+    def group_options(self, path: str, groups: Value, optimizer: Value, span: Span) -> Value:
+        """The groups of a level, their options checked against its optimizer's."""
+        assert isinstance(groups, tuple)
+        assert isinstance(optimizer, Call)
+        if groups and OPTIMIZERS[optimizer.name].solves:
+            steps = [n for n, rows in OPTIMIZERS.items() if not rows.solves]
+            used = f"used with `{optimizer.name}`"
+            expected = "used with an optimizer that takes steps"
+            notes = [f"those are {', '.join(steps)}"]
+            self.found.append(
+                report("MLO0603", span, setting=path, value=used, expected=expected, notes=notes)
+            )
+            return groups
+        known = {f.name: f for f in table("optimizer")[optimizer.name]}
+        found: list[Value] = []
+        for group in groups:
+            assert isinstance(group, Call)
+            values: list[tuple[str, Value]] = []
+            for name, v in group.named:
+                if name not in known:
+                    self._strange(f"argument of `{optimizer.name}`", name, known, span)
+                    continue
+                field = known[name]
+                _, v = self._argument("optimizer", f"{path}.{name}", field, v, span)
+                values.append((name, v))
+            found.append(Call("group", group.positional, tuple(values)))
+        return tuple(found)
+
+    def _strange(self, kind: str, name: str, known: typing.Iterable[str], span: Span) -> None:
+        """MLO0602 of a name whose own place is not known, so that no edit can be offered."""
+        known = tuple(known)
+        notes = [f"did you mean `{n}`?" for n in closest(name, known)]
+        notes.append("known: " + ", ".join(known))
+        self.found.append(report("MLO0602", span, kind=kind, name=name, notes=notes))
 
     def _unknown_choice(
         self, kind: str, name: str, choices: typing.Iterable[str], span: Span
@@ -421,9 +491,13 @@ class Checker:
     ) -> tuple[bool, Value]:
         if isinstance(value, Formula) and field.type is float:
             return True, value
+        if (where, field.name) == ("schedule", "schedules"):
+            return self._schedules(path, value, span)
         expected = typing.get_args(field.type) or (field.type,)
         if isinstance(value, Call) and not value.positional and not value.named and str in expected:
             value = value.name  # a bare word where a string is expected
+        if isinstance(value, Ref) and field.name == "function":
+            value = value.path  # an `extern fn`
         if typing.get_origin(field.type) is tuple:
             good = isinstance(value, tuple) and all(isinstance(v, int | float) for v in value)
             if good and isinstance(value, tuple) and float in expected:
@@ -452,6 +526,23 @@ class Checker:
             self._range(path, value, span, text)
             return False, value
         return True, value
+
+    def _schedules(self, path: str, value: Value, span: Span) -> tuple[bool, Value]:
+        """The schedules inside another one. `plateau` looks at losses, so it stands alone."""
+        rows = {n: f for n, f in table("schedule").items() if n != "plateau"}
+        if not isinstance(value, tuple) or not value or not all(isinstance(v, Call) for v in value):
+            self._range(path, value, span, "a list of schedules")
+            return False, value
+        good, found = True, []
+        for call in value:
+            assert isinstance(call, Call)
+            if call.name not in rows:
+                self._strange("schedule", call.name, rows, span)
+                return False, value
+            done, v = self._arguments("schedule", path, call, rows[call.name], span, {})
+            good = good and done
+            found.append(v)
+        return good, tuple(found)
 
 
 def _noun(type_: Any) -> str:

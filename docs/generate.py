@@ -158,12 +158,17 @@ def settings_page() -> str:
             default = "" if kind.default is None else code(settings.show(kind.default))
             rows.append((code(name), kind.doc, checker._expected(kind), default))
         parts.append(f"## {title}\n\n" + table(["setting", "what", "takes", "default"], rows))
-    for name, title in (("early", "`stop`"), ("checkpoint", "`checkpoint`"), ("log", "`log`")):
+    for name, title in (
+        ("average", "`average` in a level"),
+        ("early", "`stop` in `run`"),
+        ("checkpoint", "`checkpoint` in `run`"),
+        ("log", "`log` in `run`"),
+    ):
         rows = [
             (code(f"{word}({', '.join(map(_field, fields))})" if fields else word),)
             for word, fields in settings.table(name).items()
         ]
-        parts.append(f"## Values of {title} in `run`\n\n" + table(["value"], rows))
+        parts.append(f"## Values of {title}\n\n" + table(["value"], rows))
     rows = [(code(signature), doc) for signature, doc in DOMAINS.values()]
     parts.append("## Domains\n\nAfter `in` of a `var`.\n\n" + table(["domain", "means"], rows))
     return document(

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bettyc.diagnostics.model import Diagnostic
 from bettyc.diagnostics.registry import report
 from bettyc.failures import InputError
 from bettyc.model import DataSet, Draw, Level, Ref
 from bettyc.model import Formula as FormulaValue
+from bettyc.patterns import nothing, unmatched
 from bettyc.plan import Instruction, Plan, Repeat, Solve, Step, walk
 from bettyc.runtime import externs
 from bettyc.runtime.data.draw import Batches
@@ -28,6 +30,7 @@ from bettyc.runtime.link import DTYPES, Linked, link
 from bettyc.runtime.objective import Frame
 from bettyc.runtime.optimizers.rate import Options
 from bettyc.runtime.randomness import masks
+from bettyc.runtime.recompute import parts
 from bettyc.runtime.seeds import seed_of
 from bettyc.runtime.stage import Stage
 from bettyc.runtime.state import State
@@ -121,6 +124,10 @@ class _Assembler:
         averages = self._averages(reads)
         stages: dict[str, Stage] = {}
         for level in self.plan.model.levels:
+            wrong = unmatched(level, [s.name for s in self.linked.layouts[level.name].slots])
+            wrong += self._not_recomputed(level)
+            if wrong:
+                raise InputError(*wrong)
             feed = self._feed(level.name, formulas[level.name], reads[level.name])
             stages[level.name] = self._stage(level, formulas[level.name], feed)
         for name in self.plan.order:
@@ -139,6 +146,18 @@ class _Assembler:
             feed, owners, averages,
         )  # fmt: skip
 
+    def _not_recomputed(self, level: Level) -> list[Diagnostic]:
+        """MLO0618: patterns of `recompute` that name no module of the level's networks."""
+        patterns = self.plan.level(level.name).recompute
+        own = [n for k, n in self.linked.networks.items() if k.startswith(f"{level.name}.")]
+        span = next((s.span for s in level.settings if s.path.endswith(".recompute")), None)
+        names = [name for n in own for name, _ in n.module.named_modules() if name]
+        return [
+            nothing("recompute", pattern, level.name, span, names)
+            for pattern in patterns
+            if not any(parts(n.module, [pattern]) for n in own)
+        ]
+
     def _stage(self, level: Level, formula: Formula, feed: Feed) -> Stage:
         plan = self.plan.level(level.name)
         formulas = {
@@ -147,7 +166,13 @@ class _Assembler:
             if isinstance(value, FormulaValue)
         }
         options = Options(
-            plan.optimizer, plan.schedule, formulas, updates(self.plan.program, level.name)
+            plan.optimizer,
+            plan.schedule,
+            formulas,
+            updates(self.plan.program, level.name),
+            # the last group are the variables that no pattern matches
+            [*(dict(g.named) for g in plan.groups), {}] if plan.groups else [],
+            {name: f.call for name, f in self.linked.functions.items()},
         )
         recording = {
             p.name for p in self.plan.levels if STRATEGIES[p.strategy.name].needs == "trajectory"

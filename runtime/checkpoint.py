@@ -26,7 +26,6 @@ from bettyc.runtime import archive
 from bettyc.runtime.data.stream import Stream
 from bettyc.runtime.feed import Feed
 from bettyc.runtime.objective import Frame
-from bettyc.runtime.optimizers.schedules import Plateau
 from bettyc.runtime.state import State
 from bettyc.runtime.trajectory import Record, Trajectory
 
@@ -190,8 +189,8 @@ def _level(stage: Any) -> dict[str, Any]:
     held: dict[str, Any] = {"stale": stage.stale, "losses": [x.detach() for x in stage.losses]}
     if stage.feed.frame is not None:
         held["frame"] = _frame(stage.feed, stage.feed.frame)
-    if isinstance(stage.options.rates, Plateau):
-        held["plateau"] = stage.options.rates.state()
+    if stage.options.plateaus:
+        held["plateaus"] = [plateau.state() for plateau in stage.options.plateaus]
     path: Trajectory | None = stage.trajectory
     if path is not None:
         held |= {
@@ -214,8 +213,8 @@ def _level(stage: Any) -> dict[str, Any]:
 def _set_level(stage: Any, held: Mapping[str, Any]) -> None:
     stage.stale = bool(held["stale"])
     stage.losses[:] = held["losses"]
-    if isinstance(stage.options.rates, Plateau):
-        stage.options.rates.restore(held["plateau"])
+    for plateau, state in zip(stage.options.plateaus, held.get("plateaus", ()), strict=True):
+        plateau.restore(state)
     stage.feed.frame = _framed(stage.feed, held["frame"]) if "frame" in held else None
     path: Trajectory | None = stage.trajectory
     if path is not None:

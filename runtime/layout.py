@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
 from bettyc.failures import RunError
 from bettyc.model import Call, Level, Value
+from bettyc.patterns import matches
 from bettyc.runtime import domains
 from bettyc.types import Dim, bind, number
 
@@ -147,7 +147,7 @@ def layout(
     slots: list[Slot] = []
     ends = {True: 0, False: 0}
     for name, shape, domain, initial in found:
-        trainable = not any(_matches(name, pattern) for pattern in freeze)
+        trainable = not any(matches(name, pattern) for pattern in freeze)
         free = domains.free_shape(domain, shape)
         start = ends[trainable]
         ends[trainable] = start + math.prod(free)
@@ -162,13 +162,6 @@ def concrete(shape: tuple[Dim, ...]) -> tuple[int, ...]:
     if missing:
         raise ValueError(f"no value for dim `{missing[0]}`")
     return tuple(v for v in values if v is not None)
-
-
-def _matches(name: str, pattern: str) -> bool:
-    """`bn.*` matches parameters of any network of the level: with or without the network's own
-    name.
-    """
-    return fnmatchcase(name, pattern) or fnmatchcase(name.partition(".")[2], pattern)
 
 
 def _runs(slots: Sequence[Slot]) -> list[tuple[bool, int, int]]:

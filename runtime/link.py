@@ -23,6 +23,7 @@ from bettyc.types import Dim
 DTYPES = {
     "fp32": torch.float32,
     "fp64": torch.float64,
+    "tf32": torch.float32,
     "bf16": torch.float32,
     "fp16": torch.float32,
 }
@@ -88,7 +89,7 @@ def link(
                 plan, extern, objects[extern.name], declared, seed, "initial", key, 0, 0
             )
             modules[declared.name] = module.to(device=device, dtype=dtype)
-            networks[key] = Network(key, modules[declared.name])
+            networks[key] = Network(key, modules[declared.name], plan.level(level.name).recompute)
         layouts[level.name] = layout(level, plan.level(level.name).freeze, sizes, modules)
     graph = plan.graph()
     sizes |= _parameter_counts(graph, networks)

@@ -68,6 +68,8 @@ def _plain_rate(stage: Stage) -> float | None:
     fixed = stage.options.fixed
     if stage.plan.optimizer.name != "sgd" or stage.options.rates is not None:
         return None
+    if stage.options.groups:
+        return None
     if fixed["momentum"] or fixed["weight_decay"]:
         return None
     return float(fixed["lr"])

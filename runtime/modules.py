@@ -18,18 +18,21 @@ from torch.func import functional_call
 
 from bettyc.failures import CallbackError, RunError
 from bettyc.runtime.objective import Frame
+from bettyc.runtime.recompute import parts, recomputing
 
 
 class Network:
     """A network of a level. `key` is "level.name"; tied parameters are stored once.
 
     `flat` everywhere is the tensor of all its parameters, shape (size,), in the order of
-    `module.named_parameters()`, frozen ones included.
+    `module.named_parameters()`, frozen ones included. recompute: patterns of the parts whose
+    activations are not kept.
     """
 
-    def __init__(self, key: str, module: nn.Module) -> None:
+    def __init__(self, key: str, module: nn.Module, recompute: Sequence[str] = ()) -> None:
         self.key = key
         self.module = module
+        self.forgetful = parts(module, recompute)
         self.names = [name for name, _ in module.named_parameters()]
         self.shapes = [tuple(p.shape) for p in module.parameters()]
         self.sizes = [math.prod(shape) for shape in self.shapes]
@@ -88,7 +91,10 @@ class Caller:
         if buffers:
             state |= buffers
         try:
-            return functional_call(network.module, state, inputs)
+            if not network.forgetful:
+                return functional_call(network.module, state, inputs)
+            with recomputing(network.forgetful):
+                return functional_call(network.module, state, inputs)
         except Exception as error:
             raise raised_in(network.key, error) from error
 

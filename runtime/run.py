@@ -26,7 +26,6 @@ from bettyc.runtime.execute import Executor, Stopped
 from bettyc.runtime.hooks import Hooks, Watched
 from bettyc.runtime.nesting import Nest
 from bettyc.runtime.objective import Frame
-from bettyc.runtime.optimizers.schedules import Plateau
 from bettyc.runtime.report import Hypergradient, Report
 from bettyc.runtime.response import Point, Reduced
 from bettyc.runtime.stage import Stage
@@ -114,7 +113,11 @@ class Run:
             if self._pulls[name]:
                 stage.gradient = self._sweeping(stage, self._pulls[name])
         self.executor = Executor(
-            plan.program, self.stages, self._moved, lambda: self._stop_asked, self._parts.averages
+            plan.program,
+            self.stages,
+            self._moved,
+            lambda: self._stop_asked,
+            {*self._parts.averages, *(n for n, s in self.stages.items() if s.average is not None)},
         )
         self.hooks = None if hooks is None else Watched(hooks, self.state.theta)
         for stage in self.stages.values():
@@ -193,8 +196,8 @@ class Run:
         values = self.metrics() if evaluated else {}
         loss = {name: float(value) for name, value in losses.items()}
         for name, stage in self.stages.items():
-            if isinstance(stage.options.rates, Plateau) and name in loss:
-                stage.options.rates.look(loss[name] * stage.sign)
+            for plateau in stage.options.plateaus if name in loss else ():
+                plateau.look(loss[name] * stage.sign)
         stopped = self._early(loss, values)
         reports = tuple(r for name in self.plan.order for r in self.reports.get(name, ()))
         norms = {name: float(value) for name, value in self._norms.items()}
@@ -224,8 +227,13 @@ class Run:
         return f"`{name}` has not improved in {self.early.patience} looks"
 
     def metrics(self) -> dict[str, float]:
-        """Every metric at the present variables."""
-        return metrics.evaluate(self._parts.metrics, self._parts.metric_feed, self.state.theta)
+        """Every metric at the present variables; at their averages, where a level has some."""
+        theta, buffers = dict(self.state.theta), {}
+        for name, stage in self.stages.items():
+            if stage.average is not None and stage.average.theta is not None:
+                theta[name] = stage.average.theta
+                buffers |= stage.average.buffers()
+        return metrics.evaluate(self._parts.metrics, self._parts.metric_feed, theta, buffers)
 
     # Hypergradients
 
@@ -312,6 +320,9 @@ class Run:
             self.stages[lower.level].stale = True
         for node, decay, formula in self._parts.averages.get(level, ()):
             self._average(node, decay, formula)
+        average = self.stages[level].average
+        if average is not None:
+            average.look()
 
     def _start_averages(self) -> None:
         rows = [row for rows in self._parts.averages.values() for row in rows]
@@ -341,6 +352,14 @@ class Run:
         if level not in self.stages:
             raise KeyError(f"no level `{level}`; there are {', '.join(self.plan.order)}")
         return Variables(self.stages[level])
+
+    def averaged(self, level: str) -> Variables:
+        """The averages that the level's `average` has made so far, as `run[level]` gives the
+        variables; those themselves where there are none yet. Raises KeyError.
+        """
+        if level not in self.stages:
+            raise KeyError(f"no level `{level}`; there are {', '.join(self.plan.order)}")
+        return Variables(self.stages[level], averaged=True)
 
     def save(self, path: str | Path) -> Path:
         """Write a checkpoint, whole or not at all; gives its path."""

@@ -7,7 +7,7 @@ agrees to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from bettyc.failures import DivergedError, RunError
 from bettyc.model import Level
+from bettyc.patterns import matches
 from bettyc.plan import ENDLESS, LevelPlan
+from bettyc.runtime.averages import Average
 from bettyc.runtime.data.draw import Batches
 from bettyc.runtime.domains import free
 from bettyc.runtime.feed import Feed, TaskBatch
@@ -26,8 +28,11 @@ from bettyc.runtime.link import Linked
 from bettyc.runtime.objective import Frame
 from bettyc.runtime.optimizers import View, rule_of
 from bettyc.runtime.optimizers.arithmetic import InPlace, Pure
+from bettyc.runtime.optimizers.groups import grouped
 from bettyc.runtime.optimizers.rate import Options
+from bettyc.runtime.optimizers.rule import Rule
 from bettyc.runtime.optimizers.solvers import SOLVERS, Solved
+from bettyc.runtime.precision import tf32
 from bettyc.runtime.problem import Problem
 from bettyc.runtime.products import replica
 from bettyc.runtime.scaling import Scaler
@@ -71,8 +76,10 @@ class Stage:
         self.options = options
         self.seed = seed
         self.replicas = replicas
-        views = [View(s.start, s.stop, s.free) for s in self.layout.slots if s.trainable]
-        self.rule = rule_of(self.plan.optimizer.name, views)
+        self.rule = _rule(self.plan, self.layout)
+        self.average = (
+            None if self.plan.average is None else Average(self.name, self.plan.average, state)
+        )
         self.accumulate = max(self.plan.accumulate, 1)
         self.scaler = Scaler(self.name, state) if self.plan.precision == "fp16" else None
         self.hooks: Watched | None = None
@@ -92,7 +99,8 @@ class Stage:
             else None
         )
         self._below = tuple(n for n in objective.reads if self._is_below(n))
-        self.simple = self.accumulate == 1 and not (self.plan.clip or self.layout.projected)
+        clips = self.plan.clip or self.plan.clip_value
+        self.simple = self.accumulate == 1 and not (clips or self.layout.projected)
 
     # Values at the beginning
 
@@ -124,6 +132,8 @@ class Stage:
             self._copy_buffers(source)
         if kind != "warm":
             self._forget_optimizer()
+            if self.average is not None:
+                self.average.forget()
         if self.trajectory is not None:
             self.trajectory.clear(copied=kind == "copy")
 
@@ -265,6 +275,7 @@ class Stage:
         Adam divides.
         """
         moment = self.state.optimizer[self.name].get("v")
+        # of groups with other options there is one such tensor each: none for the whole
         if moment is None or not self.state.updates[self.name]:
             return None
         return moment.sqrt() + float(self.options.fixed.get("eps", 1e-8))
@@ -317,6 +328,8 @@ class Stage:
             state = {k: v for k, v in state.items() if k != "accumulated"}
             if (count + 1) % self.accumulate:
                 return theta, {**state, "accumulated": grad}
+        if self.plan.clip_value:
+            grad = grad.clamp(-self.plan.clip_value, self.plan.clip_value)
         if self.plan.clip:
             grad = clipped(grad, self.plan.clip)
         update = count // self.accumulate
@@ -330,6 +343,12 @@ class Stage:
 
         Module buffers that this changes are kept: it is the evaluation that a step is made of.
         """
+        if self.plan.precision == "tf32":
+            with tf32():
+                return self._gradient(frame)
+        return self._gradient(frame)
+
+    def _gradient(self, frame: Frame) -> tuple[Tensor, Tensor]:
         name, theta = self.name, self.theta
         if self.objective.closed is not None and self.replicas is None:
             value, found = self.objective.closed.gradients(theta, frame, (name,))
@@ -419,6 +438,28 @@ class Stage:
     def _is_below(self, name: str) -> bool:
         order = self.linked.plan.order
         return order.index(name) < order.index(self.name)
+
+
+def _rule(plan: LevelPlan, layout: Layout) -> Rule | None:
+    """The level's update rule, by parameter groups where it has some: a variable belongs to the
+    first group whose pattern matches it, or to none.
+    """
+    slots = [s for s in layout.slots if s.trainable]
+    views = [View(s.start, s.stop, s.free) for s in slots]
+    name = plan.optimizer.name
+    if not plan.groups:
+        return rule_of(name, views)
+    members: list[list[int]] = [[] for _ in range(len(plan.groups) + 1)]
+    for i, slot in enumerate(slots):
+        found = (k for k, g in enumerate(plan.groups) if matches(slot.name, str(g.positional[0])))
+        members[next(found, len(plan.groups))].append(i)
+
+    def make(views: Sequence[View]) -> Rule:
+        rule = rule_of(name, views)
+        assert rule is not None
+        return rule
+
+    return grouped(make, views, members)
 
 
 def clipped(grad: Tensor, largest: float) -> Tensor:

@@ -14,10 +14,13 @@ class Variables:
     """`run["fit"].w`: a copy of the value, of its declared shape (with a leading axis of replicas
     for a `foreach` level), in natural units where the variable has a domain. A network from
     Python is a module of its own, a built-in network a dict of its parameters by name.
+
+    averaged: the averages of the level's `average`, where it has made some.
     """
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, averaged: bool = False) -> None:
         self._stage = stage
+        self._averaged = averaged
 
     def __getattr__(self, name: str) -> Any:
         stage = self.__dict__["_stage"]
@@ -50,7 +53,9 @@ class Variables:
         """Every variable and parameter by name, detached copies."""
         stage = self._stage
         frozen = stage.state.buffers[stage.name]["frozen"]
-        pairs = stage.layout.values(stage.theta[stage.name], frozen)
+        average = stage.average if self._averaged else None
+        theta = stage.theta[stage.name] if average is None else average.theta
+        pairs = stage.layout.values(theta if theta is not None else stage.theta[stage.name], frozen)
         return {name: value.detach().clone() for name, value in pairs}
 
     def assign(self, **values: Tensor) -> None:
@@ -68,4 +73,7 @@ class Variables:
         values = self.values()
         flat = [values[f"{name}.{n}"] for n in network.names]
         module = deepcopy(network.module).eval()
-        return type(network)(key, module).load(flat, stage.state.buffers.get(key, {}))
+        buffers = stage.state.buffers.get(key, {})
+        if self._averaged and stage.average is not None:
+            buffers = stage.average.buffers().get(key, buffers)
+        return type(network)(key, module).load(flat, buffers)

@@ -5,7 +5,8 @@ plan.json               the plan
 metrics.jsonl           one line per update of the top level, or per `log = every(n)`
     metrics.csv             the same numbers, where `log = csv` asks for it
 checkpoints/            where a run can be resumed
-variables.safetensors   every variable at the end, named level.variable
+variables.safetensors   every variable at the end, named level.variable; averages where a level has
+                        an `average`
 export.safetensors      those that `run.export` names
 """
 
@@ -104,7 +105,7 @@ class Folder:
         tensors = {
             f"{level}.{name}": value.contiguous().cpu()
             for level in plan.order
-            for name, value in run[level].values().items()
+            for name, value in run.averaged(level).values().items()
         }
         save_file(tensors, self.file("variables.safetensors"))
         wanted = _exported(plan.model.setting("export"), tensors)

@@ -17,6 +17,7 @@ from bettyc.expr import LEAVES
 from bettyc.grammar import ast
 from bettyc.model import Call, Formula, Level, Read, Ref, Setting, Value, Variable
 from bettyc.ops import INITIAL
+from bettyc.patterns import unmatched
 from bettyc.settings import BLOCKS, Checker, Kind
 from bettyc.types import POISON, Poison, Tensor
 
@@ -310,7 +311,7 @@ def build(ctx: Context, level: LevelDecl, scope: Scope, origins: dict[str, Any])
     )
     variables = tuple(ctx.owned.get(level.name, ()))
     task = ctx.tasks.get(level.name)
-    return Level(
+    found = Level(
         level.name,
         str(objective.sense),
         node,
@@ -323,6 +324,10 @@ def build(ctx: Context, level: LevelDecl, scope: Scope, origins: dict[str, Any])
         level.node.name.span,
         objective.value.span,
     )
+    if all(net.extern is None for net in nets):
+        # of a network from Python the names are known when it is built
+        ctx.found += unmatched(found, [v.name for v in variables])
+    return found
 
 
 def _start_reads(ctx: Context, level: LevelDecl, settings: tuple[Setting, ...]) -> list[Read]:
@@ -454,12 +459,23 @@ def block(
             continue
         value = checker.check(kind, full, key, value, node.value.span, constants.spans(node.value))
         result[key] = Setting(full, value, origins.get(full, "file"), node.value.span)
+    _grouped(checker, path, result)
     for d in checker.found:
         ctx.found.append(d)
     for key, row in BLOCKS[kind].items():
         if key not in result and row.default is not None:
             result[key] = Setting(f"{path}.{key}", _defaulted(row), "default", None)
     return tuple(result[k] for k in sorted(result))
+
+
+def _grouped(checker: Checker, path: str, result: dict[str, Setting]) -> None:
+    """Parameter groups take options of the level's optimizer."""
+    groups, optimizer = result.get("groups"), result.get("optimizer")
+    call = optimizer.value if optimizer is not None else Call("auto")
+    if groups is None or groups.span is None or groups.value is None or call is None:
+        return
+    value = checker.group_options(groups.path, groups.value, call, groups.span)
+    result["groups"] = Setting(groups.path, value, groups.origin, groups.span)
 
 
 def _defaulted(row: Kind) -> Value:
@@ -476,6 +492,8 @@ def _value(ctx: Context, node: ast.Expr, kind: Kind, scope: Scope, reads: list[A
     """A setting's value. In an optimizer, an argument that mentions a level's variable is a
     formula.
     """
+    if kind.table == "schedule":
+        scope.unit.used |= _externs(node, scope)
     if (
         kind.table != "optimizer"
         or not isinstance(node, ast.Call)
@@ -507,6 +525,13 @@ def _value(ctx: Context, node: ast.Expr, kind: Kind, scope: Scope, reads: list[A
         else:
             named.append((arg.name.text, v))
     return Call(node.function.id, tuple(positional), tuple(named))
+
+
+def _externs(node: Any, scope: Scope) -> set[str]:
+    """The functions from Python that an expression names."""
+    if isinstance(node, ast.Name) and isinstance(scope.unit.names.get(node.id), ast.ExternFn):
+        return {node.id}
+    return {name for child in ast.children(node) for name in _externs(child, scope)}
 
 
 def _mentions_level(node: Any, scope: Scope) -> bool:

@@ -12,7 +12,7 @@ from bettyc.driver import Checked
 from bettyc.expr import Graph
 from bettyc.graph import edges
 from bettyc.hierarchy import Hierarchy
-from bettyc.model import Call, Model
+from bettyc.model import Call, Model, Value
 from bettyc.plan import FORMAT, Candidate, Cost, LevelPlan, Plan, Repeat, Solve, Step
 from bettyc.planner import choose, cost
 from bettyc.planner.decide import Decisions, decide, inner, pace
@@ -72,6 +72,8 @@ def _level(checked: Checked, h: Hierarchy, f: Facts, made: Decisions, precision:
     schedule = level.setting("lr_schedule")
     clip, freeze = level.setting("clip"), level.setting("freeze")
     accumulate = level.setting("accumulate")
+    clip_value, average = level.setting("clip_value"), level.setting("average")
+    groups = level.setting("groups")
     return LevelPlan(
         level.name,
         optimizer.call,
@@ -83,7 +85,7 @@ def _level(checked: Checked, h: Hierarchy, f: Facts, made: Decisions, precision:
         float(clip) if isinstance(clip, int | float) else None,
         accumulate if isinstance(accumulate, int) else 1,
         word(level.setting("precision"), precision),
-        tuple(map(str, freeze)) if isinstance(freeze, tuple) else (str(freeze),),
+        patterns(freeze),
         str(f.curvature),
         f.curvature.convex,
         f.curvature.mu,
@@ -92,7 +94,18 @@ def _level(checked: Checked, h: Hierarchy, f: Facts, made: Decisions, precision:
         _dropped(h, f, made),
         _candidates(checked, optimizer.verdicts),
         _candidates(checked, strategy.verdicts),
+        tuple(g for g in groups if isinstance(g, Call)) if isinstance(groups, tuple) else (),
+        average if isinstance(average, Call) else None,
+        float(clip_value) if isinstance(clip_value, int | float) else None,
+        patterns(level.setting("recompute")),
     )
+
+
+def patterns(value: Value) -> tuple[str, ...]:
+    """The names that a setting of patterns lists; `true` is every one."""
+    if isinstance(value, bool) or value is None:
+        return ("*",) if value else ()
+    return tuple(map(str, value)) if isinstance(value, tuple) else (str(value),)
 
 
 def _candidates(checked: Checked, verdicts: Sequence[choose.Verdict]) -> tuple[Candidate, ...]:

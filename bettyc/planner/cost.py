@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bettyc.expr import LEAVES, Graph
 from bettyc.types import Tensor, product
 
-BYTES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
+BYTES = {"fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
 
 
 def entries(graph: Graph, index: int) -> int | None:

@@ -111,10 +111,18 @@ def _moved(level: LevelPlan, instruction: Step | Solve) -> str:
         remark += f", lr {call(level.schedule)}"
     if level.clip is not None:
         remark += f", |grad| clipped to {level.clip:g}"
+    if level.clip_value is not None:
+        remark += f", entries of grad clipped to {level.clip_value:g}"
     if level.accumulate > 1:
         remark += f", gradients of {level.accumulate} batches"
     if level.freeze:
         remark += f", {', '.join(level.freeze)} frozen"
+    if level.groups:
+        remark += f", groups {', '.join(str(g.positional[0]) for g in level.groups)}"
+    if level.average is not None:
+        remark += f", averaged by {call(level.average)}"
+    if level.recompute:
+        remark += f", {', '.join(level.recompute)} recomputed"
     return remark
 
 

@@ -4,7 +4,7 @@ levels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -23,7 +23,9 @@ class Options:
     differentiable in theta.
 
     formulas: the functions behind the options that are formulas, by option. updates: of the level
-    in the whole run, for schedules without a `total`.
+    in the whole run, for schedules without a `total`. groups: the options of parameter groups that
+    differ, one mapping per group; what they give stands under `groups`. functions: from Python,
+    for schedules that name one.
     """
 
     def __init__(
@@ -32,6 +34,8 @@ class Options:
         schedule: Call | None,
         formulas: Mapping[str, Evaluate],
         updates: int,
+        groups: Sequence[Mapping[str, Any]] = (),
+        functions: Mapping[str, Callable[[int], Any]] | None = None,
     ) -> None:
         defaults = {f.name: f.default for f in fields(OPTIMIZERS[optimizer.name])}
         self.fixed: dict[str, Any] = {
@@ -43,7 +47,23 @@ class Options:
         if schedule is not None:
             base = 1.0 if "lr" in self.formulas else float(self.fixed["lr"])
             plateau = schedule.name == "plateau"
-            self.rates = Plateau(schedule, base) if plateau else Rates(schedule, base, updates)
+            self.rates = (
+                Plateau(schedule, base)
+                if plateau
+                else Rates(schedule, base, updates, self.fixed, functions)
+            )
+        self.groups = [
+            Options(
+                Call(optimizer.name, (), tuple(({**dict(optimizer.named), **other}).items())),
+                schedule,
+                {k: v for k, v in formulas.items() if k not in other},
+                updates,
+                functions=functions,
+            )
+            for other in groups
+        ]
+        if self.groups:
+            self.fixed["groups"] = tuple(g.fixed for g in self.groups)
 
     def at(self, update: int, theta: Mapping[str, Tensor]) -> dict[str, Any]:
         if self.rates is None and not self.formulas:
@@ -54,7 +74,17 @@ class Options:
         if self.rates is not None:
             rate = self.rates[update]
             options["lr"] = options["lr"] * rate if "lr" in self.formulas else rate
+            if isinstance(self.rates, Rates):
+                options |= self.rates.momentum(update)
+        if self.groups:
+            options["groups"] = tuple(g.at(update, theta) for g in self.groups)
         return options
+
+    @property
+    def plateaus(self) -> list[Plateau]:
+        """The schedules that look at the loss: the level's own and those of its groups."""
+        found = [o.rates for o in (self, *self.groups)]
+        return [rates for rates in found if isinstance(rates, Plateau)]
 
     def lr(self, update: int, theta: Mapping[str, Tensor]) -> float | Tensor | None:
         """The learning rate, None where the optimizer has none."""

@@ -90,6 +90,7 @@ def _optimizers(
     if name == "adafactor":
         eps: Any = (given.pop("eps1") or None, given.pop("eps2"))
         return [(torch.optim.Adafactor(parameters, **given, eps=eps, foreach=False), everything)]
+    given["adjust_lr_fn"] = given.get("adjust_lr_fn") or None
     matrices = [i for i in everything if parameters[i].ndim == 2]
     others = [i for i in everything if parameters[i].ndim != 2]
     found: list[tuple[torch.optim.Optimizer, list[int]]] = []

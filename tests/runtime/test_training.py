@@ -252,3 +252,30 @@ def test_fp16_that_overflows_at_every_scale():
         scaler.accepts(overflow)
 
     assert scaler.scale == 2.0**-14
+
+
+@pytest.mark.parametrize("where", ["level", "run"])
+def test_tf32_is_allowed_inside_a_level_s_gradient_only(where):
+    """On a machine without such a GPU the numbers are those of fp32."""
+    seen = []
+
+    def note(x):
+        seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+        return x
+
+    text = 'mlo 0.1\nextern fn note(x: real[B]) -> real[B] from "nowhere:note"' + PROGRAM.replace(
+        "mlo 0.1", ""
+    ).replace("xent(s.x @ W + b, s.y)", "note(xent(s.x @ W + b, s.y))")
+    level = "precision = tf32" if where == "level" else ""
+    text = text.replace("SETTINGS", f"optimizer = sgd(lr = 0.5)  {level}")
+    text = text.replace("RUN", "" if where == "level" else "precision = tf32")
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    run = start(text, {"all": DATA}, {"note": note}, opt=0)
+    single = train("optimizer = sgd(lr = 0.5)")
+    run.to_end()
+    single.to_end()
+
+    assert set(seen) == {(True, True)}
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+    if not torch.cuda.is_available():
+        assert torch.equal(run["fit"].W, single["fit"].W)

@@ -82,4 +82,10 @@ CODES = (
         "error",
         "`curvature = total` of `{level}` has no order to be computed in",
     ),
+    Code(
+        "MLO0618",
+        "pattern-matches-nothing",
+        "error",
+        "`{setting}`: `{pattern}` matches nothing of level `{level}`",
+    ),
 )

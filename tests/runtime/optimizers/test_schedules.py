@@ -36,7 +36,20 @@ CASES = {
             o, [theirs.ConstantLR(o, 0.1, 5), theirs.ExponentialLR(o, 0.9)], [5]
         ),
     ),
+    "chained": (
+        Call("chained", ((Call("constant", (0.1, 5)), Call("exponential", (0.9,))),)),
+        lambda o: theirs.ChainedScheduler(
+            [theirs.ConstantLR(o, 0.1, 5), theirs.ExponentialLR(o, 0.9)], o
+        ),
+    ),
+    "swa": (Call("swa", (0.05, 7)), lambda o: torch.optim.swa_utils.SWALR(o, 0.05, 7)),
+    "factor": (Call("factor", ("half",)), lambda o: theirs.LambdaLR(o, half)),
+    "multiply": (Call("multiply", ("half",)), lambda o: theirs.MultiplicativeLR(o, half)),
 }
+
+
+def half(t: int) -> float:
+    return 1 / (1 + t / 2)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -50,7 +63,7 @@ def test_rates_have_the_bits_of_torch(name):
         for _ in range(19):
             scheduler.step()
             expected.append(optimizer.param_groups[0]["lr"])
-    rates = Rates(call, 0.3, 20)
+    rates = Rates(call, 0.3, 20, functions={"half": half})
 
     # asked for out of order: a resumed run begins in the middle
     assert [rates[k] for k in (7, *range(20))] == [expected[7], *expected]
