@@ -14,7 +14,13 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-enum { MAX_WORKERS = 63, SPINS = 4000 };
+enum { MAX_WORKERS = 63, SPINS = 4000 }; /* about 50 us */
+
+#if defined(__x86_64__) || defined(__i386__)
+#define PAUSE() __builtin_ia32_pause()
+#else
+#define PAUSE() atomic_thread_fence(memory_order_seq_cst)
+#endif
 
 typedef void (*part_function)(void *data, long part);
 
@@ -51,7 +57,7 @@ static void *work(void *number) {
     for (;;) {
         /* the next product of a solver comes after some microseconds: look for it before sleeping */
         for (int i = 0; i < SPINS && (uint32_t)(atomic_load(&pool.ticket) >> 32) == seen; i++)
-            ;
+            PAUSE();
         pthread_mutex_lock(&pool.lock);
         pool.sleepers++;
         while (pool.job == seen) pthread_cond_wait(&pool.wake, &pool.lock);
@@ -108,5 +114,6 @@ static void share(part_function call, void *data, long parts, int threads) {
     take(job, call, data, parts);
     for (int i = 0; atomic_load(&pool.done) < parts; i++)
         if (i > SPINS) sched_yield();
+        else PAUSE();
     pthread_mutex_unlock(&pool.use);
 }

@@ -10,19 +10,22 @@ derivative of its loss) and its Hessian-vector product (phi linear).
     triton  once        GPU, where phi is a weight per entry or the Jacobian of a softmax
     torch   twice       otherwise: the reference
 
-Memory of native: at most an eighth of X. Its result does not depend on the number of threads.
+Memory of native: at most an eighth of X. Its result depends neither on the number of threads nor on
+the rows in a block, which are measured once for each size of problem (tuning.py). How V lies in
+memory is the caller's business as little: it is turned here.
 """
 
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from bettyc.kernels import dispatch, native
+from bettyc.kernels import dispatch, native, tuning
 from bettyc.kernels.rows import KINDS, Instruction, Program, Rows
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 PARTS = 32  # shares of the rows that CPU cores take in turn
 PART_ROWS = 64  # rows in a share, at least
+BLOCKS = (64, 16, 32, 128)  # rows in a block; the first where it is not worth measuring
+WORTH = 1 << 20  # products of X's elements and columns from which it is
 MAX_COLUMNS = 128  # a block of rows with all slots of its program has to stay in the cache
 NARROW, LARGE = 32, 4096  # columns and elements of X for which BLAS is faster on the transpose
 _L, _P, _I, _D = ctypes.c_long, ctypes.c_void_p, ctypes.c_int, ctypes.c_double
@@ -174,7 +179,7 @@ class Pass:
         self._keep_at = (_P * max(1, len(program.keep)))()
         self._struct = Struct(
             work=self._work.data_ptr(), n=n, d=d, k=k, parts=parts,
-            block=max(8, min(64, 512 // k // 8 * 8)), turned=int(turned), threads=native.threads(),
+            block=BLOCKS[0], turned=int(turned), threads=native.threads(),
             outside=count, count=len(program.lines), result=program.result or 0,
             kept=len(program.keep), kinds=(_I * count)(*map(KINDS.index, program.kinds)),
             data=self._data, program=self._instructions,
@@ -182,6 +187,7 @@ class Pass:
         )  # fmt: skip
         self._where = ctypes.byref(self._struct)
         self._call = native.function("one_pass", dtype)
+        self._untuned = like if n * d * k >= WORTH else None
         if data is not None:
             self.bind(x, data, scale, shift, ridge)
 
@@ -205,6 +211,24 @@ class Pass:
         struct.x, struct.ridge = x.data_ptr(), native.pointer(ridge)
         struct.ridge_step = int(ridge is not None and ridge.numel() > 1)
         struct.scale, struct.shift = scale, shift
+        if self._untuned is not None:
+            self._tune(self._untuned)
+
+    def _tune(self, like: Tensor) -> None:
+        """Take the rows per block that were fastest for a problem of this size."""
+        struct, v = self._struct, torch.zeros_like(like)
+        self._untuned = None
+
+        def seconds(block: int) -> float:
+            struct.block = block
+            began = time.perf_counter()
+            self.at(v)
+            return time.perf_counter() - began
+
+        kind = "forward" if self.program.result is None else "both ways"
+        size = f"{struct.n} x {struct.d} x {struct.k} {self.dtype} {kind}"
+        key = f"one_pass: rows per block, {size}, {len(self.program.lines)} instructions"
+        struct.block = tuning.choose(key, BLOCKS, seconds)
 
     def release(self) -> None:
         """Hold the operands no longer. `bind` comes before the next call."""
