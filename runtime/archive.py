@@ -27,6 +27,7 @@ def write(path: Path, tree: dict[str, Any]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
         save_file(_apart(tensors), str(partial), {"bettyc": json.dumps(header, sort_keys=True)})
         _flush(partial)
         partial.replace(path)
@@ -36,6 +37,24 @@ def write(path: Path, tree: dict[str, Any]) -> None:
         raise OSError(f"cannot write {path}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes that were killed had begun to write."""
+    for left in path.parent.glob(f".{path.name}.*.partial"):
+        owner = left.name.split(".")[-2]
+        if not owner.isdecimal() or not _alive(int(owner)):
+            left.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any]:

@@ -122,6 +122,7 @@ def save(run: Run, path: Path) -> Path:
         "draws": {name: draw.state() for name, draw in run.draws.items()},
         "tasks": {name: task.state() for name, task in run.tasks.items()},
         "levels": {name: _level(stage) for name, stage in run.stages.items()},
+        "hooks": None if run.hooks is None else run.hooks.hooks.state(),
         "random": _random_state(),
     }
     archive.write(path, tree)
@@ -146,6 +147,8 @@ def load(run: Run, path: Path) -> None:
         _set_level(run.stages[name], held)
     if run.early is not None and tree["early"] is not None:
         run.early.best, run.early.waited = tree["early"]["best"], tree["early"]["waited"]
+    if run.hooks is not None and tree["hooks"] is not None:
+        run.hooks.hooks.restore(tree["hooks"])
     run.reports.clear()
     run.finished = bool(tree["finished"])
     run.executor.resume([int(i) for i in tree["position"]], int(tree["step"]))
@@ -186,7 +189,11 @@ def _read(run: Run, path: Path) -> dict[str, Any]:
 
 
 def _level(stage: Any) -> dict[str, Any]:
-    held: dict[str, Any] = {"stale": stage.stale, "losses": [x.detach() for x in stage.losses]}
+    held: dict[str, Any] = {
+        "stale": stage.stale,
+        "losses": [x.detach() for x in stage.losses],
+        "epochs": dict(stage.epochs),
+    }
     if stage.feed.frame is not None:
         held["frame"] = _frame(stage.feed, stage.feed.frame)
     if stage.options.plateaus:
@@ -213,6 +220,7 @@ def _level(stage: Any) -> dict[str, Any]:
 def _set_level(stage: Any, held: Mapping[str, Any]) -> None:
     stage.stale = bool(held["stale"])
     stage.losses[:] = held["losses"]
+    stage.epochs.update(held["epochs"])
     for plateau, state in zip(stage.options.plateaus, held.get("plateaus", ()), strict=True):
         plateau.restore(state)
     stage.feed.frame = _framed(stage.feed, held["frame"]) if "frame" in held else None

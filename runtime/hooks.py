@@ -5,15 +5,16 @@
 
     plan.start(hooks=Mine())
 
-Variables are shown, not handed over: a hook that writes into them is found out after its call and
-ends the run. What a hook may change, it returns: a gradient from `on_gradient`, variables from
-`optimizer_step`.
+Tensors are shown, not handed over: a hook gets copies, and one that writes into them, or into what
+the run holds, is found out after its call and ends the run. What a hook may change, it returns: a
+gradient from `on_gradient`, variables from `optimizer_step`. What it keeps between calls it gives
+out in `state`, so that checkpoints hold it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -21,12 +22,13 @@ from torch import Tensor
 
 from bettyc.failures import CallbackError, RunError
 from bettyc.runtime.report import Hypergradient
+from bettyc.runtime.state import State
 
 
 @dataclass(frozen=True)
 class Event:
-    """A moment of a level. theta and gradient are its flat variables and their gradient, shape of
-    theta[level], not to be written to. step: of the top level; update: of the level; both from 0.
+    """A moment of a level. theta and gradient are copies of its flat variables and their gradient,
+    shape of theta[level]. step: of the top level; update: of the level; both from 0.
     """
 
     level: str
@@ -66,6 +68,13 @@ class Hooks:
     def on_step(self, output: Any) -> None:
         """After every update of the top level, with its `Output`."""
 
+    def state(self) -> dict[str, Any]:
+        """What these hooks keep: tensors, numbers, strings, lists and dicts of them."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` gave when a checkpoint was written."""
+
 
 class Watched:
     """Calls hooks, and finds out those that write into variables or raise.
@@ -73,9 +82,9 @@ class Watched:
     `replaces` says whether the hooks change updates, which a replay of the updates would not know.
     """
 
-    def __init__(self, hooks: Hooks, theta: Mapping[str, Tensor]) -> None:
+    def __init__(self, hooks: Hooks, state: State) -> None:
         self.hooks = hooks
-        self.theta = theta
+        self.state = state
 
     def wants(self, name: str) -> bool:
         """Whether the hook does anything."""
@@ -87,22 +96,42 @@ class Watched:
         """
         if not self.wants(name):
             return None
-        before = {level: (tensor, tensor._version) for level, tensor in self.theta.items()}
+        before = self._held()
+        shown = [_copied(argument) for argument in arguments]
+        copies = [t for argument in shown for t in _tensors(argument)]
+        versions = [t._version for t in copies]
         call: Callable[..., Any] = getattr(self.hooks, name)
         try:
             with torch.no_grad():
-                result = call(*arguments)
+                result = call(*shown)
         except RunError:
             raise
         except Exception as error:
             # the user's hook: whatever it raises ends the run under its name
             raise CallbackError(f"hook `{name}` raised {type(error).__name__}: {error}") from error
-        for level, (tensor, version) in before.items():
-            if self.theta.get(level) is not tensor or tensor._version != version:
-                raise RunError(
-                    f"hook `{name}` wrote into the variables of level `{level}`; return new ones"
-                )
+        after = self._held()
+        for what, (tensor, version) in before.items():
+            found = after.get(what)
+            if found is None or found[0] is not tensor or found[1] != version:
+                raise RunError(f"hook `{name}` wrote into {what}; return new ones")
+        if [t._version for t in copies] != versions:
+            level = getattr(shown[0], "level", shown[0])
+            raise RunError(
+                f"hook `{name}` wrote into the variables of level `{level}`, of which it was shown"
+                " a copy; return new ones"
+            )
         return result
+
+    def _held(self) -> dict[str, tuple[Tensor, int]]:
+        """Every tensor of the run by what it is, with the number of writes that torch counts."""
+        state = self.state
+        found = {f"the variables of level `{n}`": t for n, t in state.theta.items()}
+        for level, tensors in state.optimizer.items():
+            found |= {f"`{k}` of the optimizer of level `{level}`": t for k, t in tensors.items()}
+        for owner, tensors in state.buffers.items():
+            found |= {f"buffer `{k}` of `{owner}`": t for k, t in tensors.items()}
+        found |= {f"the memory `{k}` of a strategy": t for k, t in state.memory.items()}
+        return {what: (tensor, tensor._version) for what, tensor in found.items()}
 
     def replaced(self, name: str, event: Event, like: Tensor) -> Tensor | None:
         """What a hook gives back in place of `like`. Raises RunError for another shape."""
@@ -115,3 +144,22 @@ class Watched:
                 f"hook `{name}` returned {shape}, level `{event.level}` has {tuple(like.shape)}"
             )
         return found.detach().to(like)
+
+
+def _tensors(argument: Any) -> list[Tensor]:
+    """The tensors of an event or a hypergradient."""
+    if not is_dataclass(argument) or isinstance(argument, type):
+        return []
+    values = (getattr(argument, f.name) for f in fields(argument))
+    return [v for v in values if isinstance(v, Tensor)]
+
+
+def _copied(argument: Any) -> Any:
+    """An argument of a hook with tensors and tables of its own."""
+    if isinstance(argument, Mapping):
+        return dict(argument)
+    if not _tensors(argument):
+        return argument
+    values = {f.name: getattr(argument, f.name) for f in fields(argument)}
+    own = {k: v.detach().clone() for k, v in values.items() if isinstance(v, Tensor)}
+    return replace(argument, **own)

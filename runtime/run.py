@@ -119,7 +119,7 @@ class Run:
             lambda: self._stop_asked,
             {*self._parts.averages, *(n for n, s in self.stages.items() if s.average is not None)},
         )
-        self.hooks = None if hooks is None else Watched(hooks, self.state.theta)
+        self.hooks = None if hooks is None else Watched(hooks, self.state)
         for stage in self.stages.values():
             stage.hooks, stage.clock = self.hooks, lambda: self.executor.step
         self._start_averages()

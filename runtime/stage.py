@@ -84,7 +84,7 @@ class Stage:
         self.scaler = Scaler(self.name, state) if self.plan.precision == "fp16" else None
         self.hooks: Watched | None = None
         self.clock: Callable[[], int] = lambda: 0  # the number of the top level's update
-        self._epochs: dict[str, int] = {}
+        self.epochs: dict[str, int] = {}  # of each draw, as hooks have been told
         self.owned: list[Batches | TaskBatch] = []  # what only this level's gradients use up
         self.losses: list[Tensor] = []
         self.sign = -1.0 if level.sense == "maximize" else 1.0
@@ -208,18 +208,29 @@ class Stage:
                 self.trajectory.clear()
             below = {n: self.theta[n] for n in self._below}
             self.trajectory.add(theta, memory, frame, below, count)
-        given = None if hooks is None else self._replaced(hooks, "optimizer_step", loss, grad, None)
+        moves = not (count + 1) % self.accumulate
+        given = None
+        if hooks is not None and moves:
+            whole = self._whole(grad, memory)
+            given = self._replaced(hooks, "optimizer_step", loss, whole, None)
         if given is not None:
             self.theta[name] = self.layout.project(given)
+            state.optimizer[name] = {k: v for k, v in memory.items() if k != "accumulated"}
         else:
             self.theta[name], state.optimizer[name] = self.advance(
                 theta, grad, memory, count, self.theta, self.ops
             )
         state.gradients[name] = count + 1
         self.stale = False
-        if hooks is not None:
+        if hooks is not None and moves:
             hooks.call("on_update", self._event(loss, grad))
         return True
+
+    def _whole(self, grad: Tensor, memory: Mapping[str, Tensor]) -> Tensor:
+        """The gradient that an update is made of: the mean of its group with `accumulate`."""
+        if self.accumulate == 1:
+            return grad
+        return memory.get("accumulated", torch.zeros_like(grad)) + grad / self.accumulate
 
     def follow(self, direction: Tensor) -> None:
         """One update along a direction that a strategy gives in place of the level's own
@@ -246,10 +257,10 @@ class Stage:
         if self.stale or not self.state.gradients[self.name]:
             hooks.call("on_inner_start", self._event())
         for source in self.owned:
-            sampler = source.sampler
-            if sampler is not None and self._epochs.get(sampler.name) != sampler.epoch:
-                self._epochs[sampler.name] = sampler.epoch
-                hooks.call("on_epoch", sampler.name, sampler.epoch)
+            name = source.draw.name if isinstance(source, Batches) else source.sampler.name
+            if self.epochs.get(name) != source.epoch:
+                self.epochs[name] = source.epoch
+                hooks.call("on_epoch", name, source.epoch)
 
     def _replaced(
         self, hooks: Watched, hook: str, loss: Tensor, grad: Tensor, otherwise: Tensor | None

@@ -36,6 +36,7 @@ class Folder:
         self._metrics = open(self.file("metrics.jsonl"), "x", encoding="utf-8")  # noqa: SIM115
         self.loggers: list[Logger] = []
         self._kept: list[str] = []
+        self._written: list[str] = []
         self._best: tuple[float, str] | None = None
 
     def __enter__(self) -> Folder:
@@ -72,7 +73,9 @@ class Folder:
         return str(run.save(self.file("checkpoints", f"step-{step:06d}.ckpt")))
 
     def regular(self, run: Run, output: Output, setting: Call) -> None:
-        """What `checkpoint = every(n, keep, best, mode)` asks for after an update."""
+        """What `checkpoint = every(n, keep, best, mode)` asks for after an update: the last `keep`
+        of the regular ones stay (0: all), and besides them the best so far.
+        """
         n, keep = _count(setting, "n"), _count(setting, "keep")
         step = output.step + 1
         best = setting.get("best")
@@ -80,16 +83,15 @@ class Folder:
         if not better and (n == 0 or step % n):
             return
         path = self.checkpoint(run, step)
+        self._written.append(path)
         if better and isinstance(best, Ref):
             self._best = (_score(best, output), path)
-        self._kept = [*(k for k in self._kept if k != path), path]
-        kept_best = self._best[1] if self._best else None
-        while keep and len(self._kept) > keep:
-            oldest = next((k for k in self._kept if k != kept_best), None)
-            if oldest is None:
-                break
-            self._kept.remove(oldest)
-            os.remove(oldest)
+        if n and step % n == 0:
+            self._kept = [*self._kept, path][-keep if keep else 0 :]
+        wanted = {*self._kept, *([self._best[1]] if self._best else [])}
+        for old in [w for w in self._written if w not in wanted]:
+            self._written.remove(old)
+            os.remove(old)
 
     def _better(self, best: Ref, mode: Any, output: Output) -> bool:
         score = _score(best, output)

@@ -196,6 +196,70 @@ def test_resume_of_another_program_or_nothing(bettyc: Bettyc, data: Path) -> Non
     assert (missing.code, "nothing.ckpt" in missing.err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("n = 1, keep = 2", [5, 6]),
+        ("n = 2, keep = 0", [2, 4, 6]),
+        ("n = 1, keep = 2, best = acc", [2, 5, 6]),
+        ("n = 1, keep = 1, best = acc, mode = min", [4, 6]),
+        ("n = 100, best = fit.loss, mode = min", [1]),
+    ],
+)
+def test_the_last_checkpoints_and_the_best_stay(
+    arguments: str, expected: list[int], tmp_path: Path
+) -> None:
+    """acc is best after the second update and worst after the fourth, one look is NaN."""
+    from bettyc.model import Call, Ref
+    from bettyc.runtime.run import Output
+
+    class Saves:
+        def save(self, path: str) -> str:
+            Path(path).write_text("")
+            return path
+
+    words = dict(pair.split(" = ") for pair in arguments.split(", "))
+    values: dict[str, Any] = {"n": int(words["n"]), "keep": int(words.get("keep", 3))}
+    values |= (
+        {"best": Ref(words["best"]), "mode": words.get("mode", "max")} if "best" in words else {}
+    )
+    setting = Call("every", (), tuple(values.items()))
+    scores = [0.5, 0.9, float("nan"), 0.1, 0.8, 0.9]
+    with Folder(str(tmp_path / "out"), "p") as folder:
+        for step, score in enumerate(scores):
+            output = Output(step, {"fit": 1.0 + step}, {"acc": score})
+            folder.regular(Saves(), output, setting)  # type: ignore[arg-type]
+    found = sorted((tmp_path / "out" / "checkpoints").iterdir())
+
+    assert [int(p.stem.removeprefix("step-")) for p in found] == expected
+
+
+def test_a_disk_that_is_full_while_a_checkpoint_is_written(data: Path) -> None:
+    """Files may grow to 100 kB here, the checkpoint is larger: message, exit code, no debris."""
+    program = """
+level fit {
+  var w : real[100_000] = zeros
+  minimize sumsq(w - 1)
+  optimizer = sgd(lr = 0.1)
+}
+run { steps = 3  checkpoint = every(1) }
+"""
+    (data / "large.mlo").write_text(program)
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+    code = (
+        limit + "from bettyc.cli.main import run; sys.exit(run(['run', 'large.mlo', '-o', 'out']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=data, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: cannot write ")
+    assert "step-000001.ckpt" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((data / "out" / "checkpoints").iterdir()) == []
+
+
 def test_compile_then_run(bettyc: Bettyc, data: Path) -> None:
     written = bettyc("compile", "good.mlo", "--set", "run.steps=2")
     assert (written.code, written.err) == (0, "wrote good.mlop\n")

@@ -40,7 +40,9 @@ def bits(run) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("module", [Plain, Normed, Dropped, Deep])
 @pytest.mark.parametrize("pattern", ["true", '"blocks.*"', '["blocks.1", "last", "a", "bn"]'])
-@pytest.mark.parametrize("strategy", ["finite_diff(eps = 0.01)", "unroll", "cg(iters = 3, damping = 5.0)"])
+@pytest.mark.parametrize(
+    "strategy", ["finite_diff(eps = 0.01)", "unroll", "cg(iters = 3, damping = 5.0)"]
+)
 def test_the_bits_are_the_same(module, pattern, strategy):
     """In training, and in derivatives of derivatives."""
     if module is not Deep and "blocks" in pattern:

@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import pytest
 import torch
 from toys import classification, start
@@ -179,57 +171,3 @@ def test_archive_keeps_structure_and_bits(tmp_path):
     assert torch.equal(found["t", "u"]["same"], shared)
     assert found["t", "u"]["scalar"].item() == 3
     assert found["empty"].shape == (0, 2)
-
-
-KILLS = int(os.environ.get("BETTYC_KILLS", "2"))
-CHILD = """
-import sys
-sys.path[:0] = [SUITE]
-import torch
-torch.set_num_threads(1)
-from pathlib import Path
-from test_resume import VARIANTS, program
-from toys import classification, start
-text = program("adam, unroll, warm").replace("run { steps = 6", "run { steps = 120")
-run = start(text, {"all": classification()})
-path = Path(sys.argv[1])
-if path.exists():
-    run.load(path)
-print("ready", flush=True)
-for out in run:
-    run.save(path)
-torch.save([run["fit"].W, run["tune"].score], sys.argv[2])
-"""
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path):
-    script = tmp_path / "child.py"
-    script.write_text(CHILD.replace("SUITE", repr(str(Path(__file__).parent))))
-    rng = random.Random(0)
-
-    def launch(name: str, seconds: float | None) -> int | None:
-        """Run a child, to its end or until it is killed; its exit code."""
-        arguments = [
-            sys.executable,
-            str(script),
-            f"{tmp_path / name}.ckpt",
-            f"{tmp_path / name}.pt",
-        ]
-        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as child:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-            if seconds is not None:
-                time.sleep(seconds)
-                child.send_signal(signal.SIGKILL)
-        return child.returncode
-
-    assert launch("whole", None) == 0
-    codes = [launch("killed", rng.uniform(0.0, 0.3)) for _ in range(KILLS)]
-    assert launch("killed", None) == 0
-    expected, found = (
-        torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in ("whole", "killed")
-    )
-
-    assert -signal.SIGKILL in codes
-    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
