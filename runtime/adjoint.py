@@ -25,11 +25,12 @@ from torch import Tensor
 
 from bettyc.plan import Pull
 from bettyc.runtime.objective import Frame, Objective
-from bettyc.runtime.products import gradients, replica
-from bettyc.runtime.report import Hypergradient, Report
+from bettyc.runtime.products import gradients
+from bettyc.runtime.report import Hypergradient, Report, SolveError
+from bettyc.runtime.slope import reason, replica
 from bettyc.runtime.strategies import PULLS, SOLVES, WHOLE, single_loop
 from bettyc.runtime.strategies.system import Pulled, Solution, System, Trajectory
-from bettyc.strategies import SingleLoop, name_of
+from bettyc.strategies import STRATEGIES, SingleLoop, name_of
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,17 @@ def _sweep(
             upper=None if level in passed else _upper(root, level, objectives, theta, frames),
             certify=certify,
         )
-        found = pull_through(system, lower.strategy)
+        try:
+            found = pull_through(system, lower.strategy)
+        except SolveError:
+            raise
+        except RuntimeError as error:
+            if lower.reduced is None or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise SolveError(
+                f"`curvature = total` through level `{level}` needs derivatives of third order, and"
+                f" torch says: {str(error).splitlines()[0]}; use `curvature = direct`"
+            ) from error
         reports.append(found.report)
         kept |= {prefix + name: value for name, value in found.memory.items()}
         if found.direction is not None:
@@ -199,12 +210,22 @@ def pull_through(system: System, options: Any) -> Found:
         return _replicas(system, options)
     if name in PULLS:
         pulled = PULLS[name](system, options)
-        report = _report_of_pull(system, name, pulled)
+        report = _by_differences(system, name, _report_of_pull(system, name, pulled))
         return Found(pulled.cross, report, pulled.memory, pulled.direction)
     solution = SOLVES[name](system, options)
     u = solution.u.to(system.theta[system.level].dtype)
     cross = system.products.cross(u)
-    return Found(cross, _report_of_solve(system, name, solution), solution.memory)
+    report = _by_differences(system, name, _report_of_solve(system, name, solution))
+    return Found(cross, report, solution.memory)
+
+
+def _by_differences(system: System, name: str, report: Report) -> Report:
+    """The report, with a note and a warning where products had to be differences of gradients."""
+    why = reason(system.objective)
+    if not why or STRATEGIES[name].needs in ("nothing", "gradient"):
+        return report
+    note = f"products are differences of gradients, as torch says: {why}"
+    return replace(report, severe=True, note="; ".join(n for n in (report.note, note) if n))
 
 
 def _replicas(system: System, options: Any) -> Found:

@@ -49,7 +49,8 @@ class Formula:
 
     text: the Python source. closed: its derivatives by formula, where it has them. buffers: what
     the last evaluation left in the module buffers it read, copies that the executor may keep
-    after a step (`buffers[level.module][name]`).
+    after a step (`buffers[level.module][name]`). once: why it cannot be differentiated twice,
+    empty where it can, None until that was tried (`bettyc.runtime.slope`).
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Formula:
         self._autocast = autocast
         self._plain = not (seeded or networks or autocast)
         self.closed: Closed | None = None
+        self.once: str | None = None
 
     def __call__(self, theta: Mapping[str, Tensor], frame: Frame) -> Any:
         if self._plain:

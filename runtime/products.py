@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bettyc.runtime.objective import Frame, Objective
+from bettyc.runtime.slope import slope, value_of
 
 
 class Products:
@@ -40,9 +40,7 @@ class Products:
         leaves = {name: theta[name].detach().requires_grad_() for name in (objective.level, *into)}
         self._own = leaves[objective.level]
         self._others = [leaves[name] for name in self.into]
-        with torch.enable_grad():
-            value = value_of(objective, {**theta, **leaves}, frame)
-            self._gradient = first_derivative(value, self._own, create_graph=True)
+        value, self._gradient = slope(objective, {**theta, **leaves}, frame, list(leaves))
         self.value = value.detach()
         self.gradient = self._gradient.detach()
         self.size = self._own.numel()
@@ -117,35 +115,6 @@ def by_formula(objective: Objective, theta: Mapping[str, Tensor], wrt: Sequence[
     if form is None or any(n not in form.levels or theta[n].ndim != 1 for n in wrt):
         return None
     return form
-
-
-def value_of(objective: Objective, theta: Mapping[str, Tensor], frame: Frame) -> Tensor:
-    """The objective, scalar; of a replicated level (two-dimensional theta[level]) the sum over its
-    replicas.
-    """
-    own = theta[objective.level]
-    if own.ndim < 2:
-        return objective(theta, frame)
-    values = [
-        objective({**theta, objective.level: row}, replica(frame, objective.level, i))
-        for i, row in enumerate(own.unbind())
-    ]
-    return torch.stack(values).sum() if values else own.sum()
-
-
-def replica(frame: Frame, level: str, index: int) -> Frame:
-    """The frame of one replica of a `foreach` level."""
-    return replace(frame, replica={**frame.replica, level: index})
-
-
-def first_derivative(value: Tensor, wrt: Tensor, create_graph: bool = False) -> Tensor:
-    """d value / d wrt; zeros where value does not depend on it."""
-    if not value.requires_grad:
-        return torch.zeros_like(wrt)
-    (found,) = torch.autograd.grad(
-        value, [wrt], create_graph=create_graph, allow_unused=True, materialize_grads=True
-    )
-    return found
 
 
 def gradients(

@@ -28,8 +28,9 @@ from torch import Tensor
 
 from bettyc.runtime.nesting import Nest
 from bettyc.runtime.objective import Frame, Objective
-from bettyc.runtime.products import Products, value_of
+from bettyc.runtime.products import Products
 from bettyc.runtime.report import SolveError
+from bettyc.runtime.slope import value_of
 from bettyc.runtime.strategies import SOLVES, exact
 from bettyc.runtime.strategies.system import System
 from bettyc.strategies import CG, name_of

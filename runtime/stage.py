@@ -34,8 +34,8 @@ from bettyc.runtime.optimizers.rule import Rule
 from bettyc.runtime.optimizers.solvers import SOLVERS, Solved
 from bettyc.runtime.precision import tf32
 from bettyc.runtime.problem import Problem
-from bettyc.runtime.products import replica
 from bettyc.runtime.scaling import Scaler
+from bettyc.runtime.slope import replica
 from bettyc.runtime.state import State, fresh
 from bettyc.runtime.trajectory import Trajectory
 from bettyc.strategies import STRATEGIES

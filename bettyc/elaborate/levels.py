@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from bettyc.diagnostics.model import Edit, Label, Suggestion
@@ -303,7 +304,7 @@ def build(ctx: Context, level: LevelDecl, scope: Scope, origins: dict[str, Any])
         node = formula.tensor(ctx, objective.value, inner)
     if node is None or not _scalar(ctx, node, objective, inner):
         return None
-    reads += setting_reads + _start_reads(ctx, level, settings)
+    reads += setting_reads + _start_reads(ctx, level, settings, reads)
     nets = tuple(
         ctx.networks[level.name, n.name.text]
         for n in level.of(ast.Module)
@@ -330,9 +331,12 @@ def build(ctx: Context, level: LevelDecl, scope: Scope, origins: dict[str, Any])
     return found
 
 
-def _start_reads(ctx: Context, level: LevelDecl, settings: tuple[Setting, ...]) -> list[Read]:
+def _start_reads(
+    ctx: Context, level: LevelDecl, settings: tuple[Setting, ...], reads: Sequence[Read]
+) -> list[Read]:
     """`start = copy(meta.net)` reads `meta.net`; strategies that follow the updates differentiate
-    it.
+    it. `auto` follows them where the objective itself does not read `meta.net`: nothing else tells
+    how the response depends on it.
     """
     values = {s.path.rpartition(".")[2]: s for s in settings}
     start, strategy = values.get("start"), values.get("hypergrad")
@@ -347,11 +351,9 @@ def _start_reads(ctx: Context, level: LevelDecl, settings: tuple[Setting, ...]) 
     owner, _, name = source.path.partition(".") if isinstance(source, Ref) else ("", "", "")
     if (owner, name) not in {*ctx.variables, *ctx.networks} or owner == level.name:
         return []
-    follows = (
-        strategy is not None
-        and isinstance(strategy.value, Call)
-        and strategy.value.name in FOLLOWS_UPDATES
-    )
+    said = strategy.value.name if strategy and isinstance(strategy.value, Call) else "auto"
+    read = any((r.level, r.name, r.detached) == (owner, name, False) for r in reads)
+    follows = said in FOLLOWS_UPDATES or (said == "auto" and not read)
     return [Read(owner, name, "value", not follows, start.span)]
 
 

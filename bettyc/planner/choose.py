@@ -163,8 +163,8 @@ def _candidates(
     yield (
         "unroll",
         _not_unrolled(f, optimizer),
-        f"{f.steps} steps from a {f.start.partition(':')[0]} start, far from the solution",
-        {},
+        _why_unrolled(f),
+        {"recompute": True} if f.steps is not None and f.steps > UNROLLED else {},
     )
     yield (
         "exact",
@@ -199,12 +199,21 @@ def _candidates(
     yield "neumann", "its learning rate has to be known to converge", "", {}
 
 
+def _why_unrolled(f: Facts) -> str:
+    steps = f"{f.steps or 1} steps"
+    if f.formula:
+        return f"{steps} whose learning rate is a variable: only the steps depend on it"
+    if f.copied:
+        return f"{steps} from a copy of {f.start.partition(':')[2]}, on which nothing else depends"
+    return f"{steps} from a {f.start} start, far from the solution"
+
+
 def _not_unrolled(f: Facts, optimizer: Call) -> str | None:
     if f.solves:
         return "it runs until it is solved: the number of steps has no bound"
     if not OPTIMIZERS[optimizer.name].differentiable:
         return f"`{optimizer.name}` is not differentiable"
-    if f.formula:
+    if f.formula or f.copied:
         return None
     if f.start == "warm":
         return "a warm start: the steps before the last update of the level above are lost"

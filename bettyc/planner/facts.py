@@ -9,6 +9,7 @@ from bettyc.calculus.bounds import Bounds
 from bettyc.calculus.curvature import Curvature, classify
 from bettyc.diagnostics.span import Span
 from bettyc.expr import Graph
+from bettyc.gradients import carried, started
 from bettyc.hierarchy import Hierarchy
 from bettyc.model import Call, Formula, Level, Model
 from bettyc.optimizers import OPTIMIZERS
@@ -33,6 +34,7 @@ class Facts:
     opaque: bool
     nested: bool
     precision: str
+    copied: bool = False
 
     @property
     def name(self) -> str:
@@ -129,6 +131,7 @@ def _facts(
         bool(ops & {"apply", "extern_fn", "replicas"}),
         bool(hierarchy.starred[level.name]),
         word(level.setting("precision"), word(model.setting("precision"), "fp32")),
+        bool(started(model, level) - carried(graph, level.objective)),
     )
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bettyc.runtime.report import SolveError
+from bettyc.runtime.slope import reason
 from bettyc.runtime.strategies.replay import floating, step, trajectory_of
 from bettyc.runtime.strategies.system import Pulled, System
 from bettyc.strategies import Forward
@@ -42,6 +43,11 @@ def pull(system: System, options: Forward) -> Pulled:
         names = [name for name, x in state.items() if x.requires_grad]
         with torch.enable_grad():
             moved, new = step(system, path, own, state, k, others, graph=True)
+        if why := reason(system.objective):
+            raise SolveError(
+                f"`forward` through level `{system.level}` needs second derivatives, and torch"
+                f" says: {why}; `unroll` takes differences of gradients instead"
+            )
         for name in names:
             carried.setdefault(name, _zeros(directions, state[name]))
         inputs = [own, *(state[name] for name in names), *upper]

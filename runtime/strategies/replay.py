@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bettyc.runtime.products import first_derivative, value_of
 from bettyc.runtime.report import SolveError
+from bettyc.runtime.slope import first_derivative, slope, value_of
 from bettyc.runtime.strategies.system import System, Trajectory
 
 State = dict[str, Tensor]
@@ -53,8 +53,13 @@ def step(
         # A view, so that the derivative in `own` leaves out what else depends on the same tensor.
         own = theta.view_as(theta) if theta.requires_grad else theta.detach().requires_grad_()
         values = {**others, **_seen(path.below(k), others), system.level: own}
-        value = value_of(system.objective, values, path.frame(k))
-        grad = first_derivative(value, own, create_graph=graph)
+        if graph:
+            moving = [n for n in system.objective.reads if values[n].requires_grad]
+            names = dict.fromkeys((system.level, *moving))
+            grad = slope(system.objective, values, path.frame(k), list(names))[1]
+        else:
+            value = value_of(system.objective, values, path.frame(k))
+            grad = first_derivative(value, own)
     with torch.set_grad_enabled(graph):
         return path.advance(k, own if graph else own.detach(), grad, state, others)
 

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bettyc.runtime.products import replica
 from bettyc.runtime.report import SolveError
+from bettyc.runtime.slope import replica
 from bettyc.runtime.strategies.finite_diff import difference
 from bettyc.runtime.strategies.replay import gradient_at, replay, trajectory_of
 from bettyc.runtime.strategies.system import Pulled, System

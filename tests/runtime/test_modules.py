@@ -256,13 +256,22 @@ def test_replicas_against_the_closed_form(settings):
     assert (found - total).norm() <= 1e-8 * total.norm()
 
 
-def test_maml_through_a_copied_start():
-    """Unrolled steps from a copy of meta's variables, against differences."""
-    settings = "optimizer = sgd(lr = 0.05)  steps = 3  start = copy(meta.w)  hypergrad = unroll"
-    text = TASKS.replace("SETTINGS", settings).replace(
-        " + sumsq(w - meta.w)", " + 0 * sumsq(w - meta.w)"
-    )
+@pytest.mark.parametrize(
+    ("strategy", "steps", "read"),
+    [
+        ("hypergrad = unroll", 3, " + 0 * sumsq(w - meta.w)"),
+        ("", 3, ""),
+        ("", 25, ""),  # more than `auto` unrolls where there is another way
+    ],
+)
+def test_maml_through_a_copied_start(strategy, steps, read):
+    """Unrolled steps from a copy of meta's variables, against differences; `auto` sees that nothing
+    else depends on them.
+    """
+    settings = f"optimizer = sgd(lr = 0.05)  steps = {steps}  start = copy(meta.w)  {strategy}"
+    text = TASKS.replace("SETTINGS", settings).replace(" + sumsq(w - meta.w)", read)
     run = start(text, {"tasks": tasks()})
+    assert run.plan.level("adapt").strategy.name == "unroll"
     found = run.hypergrad("meta")["w"]
     expected = torch.empty_like(found)
     for i in range(3):
