@@ -27,7 +27,7 @@ from bettyc.kernels import cg_batched, cg_single, cg_small, cg_update, dispatch,
 from bettyc.kernels import optimizer_step as optimizer
 from bettyc.kernels.neumann_update import neumann_update
 from bettyc.kernels.perturb import perturb
-from bettyc.kernels.phi import Diagonal, GaussNewton, Phi, Softmax
+from bettyc.kernels.phi import Centred, Diagonal, GaussNewton, Phi, Softmax
 from bettyc.kernels.weighted_loss import weighted_loss
 from bettyc.kernels.xt_phi_x import xt_phi_x
 
@@ -79,6 +79,10 @@ def cases() -> dict[str, Callable[[], Any]]:
         )
         found[f"xt_phi_x softmax 10000 10 {precision}"] = lambda p=precision: _gram(
             10000, 10, Softmax(f(512, 10)), precision=p
+        )
+    for d in (200, 784):
+        found[f"xt_phi_x centred {d} 10"] = lambda d=d: _gram(
+            d, 10, Centred(f(512, 10), f(512, 10))
         )
     found["xt_phi_x gauss_newton 256 10"] = lambda: _gram(256, 10, GaussNewton(f(512, 10, 10)))
     found["xt_phi_x gauss_newton 4096 10"] = lambda: _gram(4096, 10, GaussNewton(f(512, 10, 10)))

@@ -2,6 +2,7 @@
 
     Diagonal(w)      phi_i(z) = w_i z                          every generalised linear model
     Softmax(p, w)    phi_i(z) = w_i (p_i z - p_i (p_i . z))    softmax cross-entropy, w optional
+    Centred(p, q)    phi_i(z) = q_i (z - p_i . z)              the same with all weights in q
     GaussNewton(A)   phi_i(z) = A_i z                          last layer of any network
 
 All are linear in z, and their row data do not depend on v, so a solver computes them once.
@@ -32,13 +33,21 @@ class Softmax:
 
 
 @dataclass(frozen=True)
+class Centred:
+    """probs, outer: (n, k). Softmax(p, w) is Centred(p, w p)."""
+
+    probs: Tensor
+    outer: Tensor
+
+
+@dataclass(frozen=True)
 class GaussNewton:
     """blocks: (n, k, k), the curvature of each sample's loss in its outputs."""
 
     blocks: Tensor
 
 
-Phi: TypeAlias = Diagonal | Softmax | GaussNewton
+Phi: TypeAlias = Diagonal | Softmax | Centred | GaussNewton
 
 
 def tensors(phi: Phi) -> dict[str, Tensor]:
@@ -47,6 +56,8 @@ def tensors(phi: Phi) -> dict[str, Tensor]:
         return {"weights": phi.weights}
     if isinstance(phi, GaussNewton):
         return {"blocks": phi.blocks}
+    if isinstance(phi, Centred):
+        return {"probs": phi.probs, "outer": phi.outer}
     return (
         {"probs": phi.probs}
         if phi.weights is None
@@ -59,6 +70,7 @@ def check(op: str, phi: Phi, n: int, k: int, flat: bool) -> None:
     expected = {
         "weights": (n,) if flat or isinstance(phi, Softmax) else (n, k),
         "probs": (n, k),
+        "outer": (n, k),
         "blocks": (n, k, k),
     }
     for name, tensor in tensors(phi).items():
@@ -77,6 +89,8 @@ def apply(phi: Phi, z: Tensor) -> Tensor:
         mean = (phi.probs * columns).sum(1, keepdim=True)
         y = phi.probs * (columns - mean)
         y = y if phi.weights is None else phi.weights[:, None] * y
+    elif isinstance(phi, Centred):
+        y = phi.outer * (columns - (phi.probs * columns).sum(1, keepdim=True))
     else:
         y = torch.einsum("nij,nj->ni", phi.blocks, columns)
     return y.reshape(z.shape)

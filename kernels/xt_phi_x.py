@@ -27,7 +27,7 @@ from torch import Tensor
 from bettyc.kernels import cg_update, checks, dispatch, xt_phi_x_triton
 from bettyc.kernels import phi as rows
 from bettyc.kernels.one_pass import MAX_COLUMNS, Pass
-from bettyc.kernels.phi import Diagonal, GaussNewton, Phi, Softmax
+from bettyc.kernels.phi import Centred, Diagonal, GaussNewton, Phi, Softmax
 from bettyc.kernels.rows import Rows, parse
 
 PRECISIONS = ("ieee", "tf32x3", "tf32")
@@ -195,16 +195,21 @@ PROGRAMS: dict[tuple[type[Phi], int], Rows] = {
     (Diagonal, 1): _linear(Diagonal, "mul z w", w="matrix"),
     (Softmax, 1): _linear(Softmax, *SOFTMAX, p="matrix"),
     (Softmax, 2): _linear(Softmax, *SOFTMAX, "mul %4 w", p="matrix", w="column"),
+    (Centred, 2): _linear(
+        Centred, "mul z p", "sum %1", "sub z %2", "mul %3 q", p="matrix", q="matrix"
+    ),
     (GaussNewton, 1): _linear(GaussNewton, "blocks z a", a="blocks"),
 }
 
 
 def row_data(phi: Phi) -> tuple[int, Tensor, Tensor | None]:
-    """The kind's number in native.c and in the Triton kernels, and the row data."""
+    """The kind's number in the Triton kernels, and the row data."""
     if isinstance(phi, Diagonal):
         return 0, phi.weights, None
     if isinstance(phi, Softmax):
         return 1, phi.probs, phi.weights
+    if isinstance(phi, Centred):
+        return 3, phi.probs, phi.outer
     return 2, phi.blocks, None
 
 

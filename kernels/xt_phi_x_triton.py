@@ -49,6 +49,10 @@ def apply_phi(
         b_s = b_p * (b_z - tl.sum(b_p * b_z, 1)[:, None])
         if WEIGHTED:
             b_s = b_s * tl.load(weights + o_n, mask=m_n, other=0.0)[:, None]
+    elif KIND == 3:
+        b_p = tl.load(data + o_n[:, None] * k + o_k[None, :], mask=m, other=0.0)
+        b_q = tl.load(weights + o_n[:, None] * k + o_k[None, :], mask=m, other=0.0)
+        b_s = b_q * (b_z - tl.sum(b_p * b_z, 1)[:, None])
     else:
         # [ROWS, K, K]: row i of a block times z
         o_b = (o_n[:, None, None] * k + o_k[None, :, None]) * k + o_k[None, None, :]
@@ -232,8 +236,8 @@ def launch(
     precision: str,
     empty: Empty,
 ) -> Tensor:
-    """Partial sums, then their sum. data and weights as phi.py has them, numbered as in native.c.
-    empty: gives working memory.
+    """Partial sums, then their sum. kind, data and weights as xt_phi_x.row_data gives them. empty:
+    gives working memory.
     """
     d = x.shape[1]
     k = 1 if v.dim() == 1 else v.shape[1]

@@ -28,6 +28,7 @@ from bettyc.calculus.simplify import simplify
 from bettyc.expr import Graph, Node
 from bettyc.kernels.one_pass import Pass, one_pass
 from bettyc.kernels.rows import rows
+from bettyc.kernels.xt_phi_x import Product
 from bettyc.model import Level
 from bettyc.onepass import Region, rewrite
 from bettyc.ops import OPAQUE, OPS
@@ -130,7 +131,7 @@ class Closed:
         inputs = function.inputs(theta, frame, before.at(theta, frame))
         call, slots = function.call, self.leaves[self.level]
         made = passes.bound(call, inputs) if function.whole and own.is_contiguous() else None
-        if made is not None and slots[0][0].stop - slots[0][0].start == own.numel():
+        if isinstance(made, Pass) and slots[0][0].stop - slots[0][0].start == own.numel():
             return passes.Slope(made, own)
         if len(slots) == 1 and slots[0][0].stop - slots[0][0].start == own.numel():
             if slots[0][0].free == tuple(own.shape):
@@ -297,7 +298,7 @@ class ClosedProducts:
         prologue, self._hessian, self._cross = functions
         self._fixed = prologue.at(theta, frame)
         self._first: tuple[Tensor, Tensor] | None = None
-        self._pass: Pass | None = None
+        self._pass: Pass | Product | None = None
 
     @property
     def value(self) -> Tensor:
@@ -317,7 +318,7 @@ class ClosedProducts:
     def hvp(self, v: Tensor) -> Tensor:
         """H v, shape (size,), for v of that shape."""
         self.count += 1
-        if self._pass is not None and v.is_contiguous():
+        if isinstance(self._pass, Pass) and v.is_contiguous():
             return self._pass.into(v, torch.empty_like(v))
         parts = self._hessian.at(self._theta, self._frame, self._fixed, v)
         return self._closed._packed(self._closed.level, parts, self._own).flatten()
@@ -328,7 +329,10 @@ class ClosedProducts:
             v = torch.empty_like(self._own)
             inputs = self._hessian.inputs(self._theta, self._frame, self._fixed, v)
             self._pass = passes.bound(self._hessian.call, inputs)
-        return None if self._pass is None else passes.Curvature(self._pass, self._counted)
+        if self._pass is None:
+            return None
+        ((slot, _),) = self._closed.leaves[self._closed.level]
+        return passes.Curvature(self._pass, slot.free, self._counted)
 
     def _covers(self) -> bool:
         """Whether the one variable of the product is all of the level."""

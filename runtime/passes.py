@@ -18,9 +18,12 @@ from torch import Tensor
 from bettyc import emit
 from bettyc.emit import NOUNS
 from bettyc.expr import LEAVES, Graph, Node
+from bettyc.kernels import dispatch
 from bettyc.kernels.cg_update import Recurrence
+from bettyc.kernels.linear_pass import product
 from bettyc.kernels.one_pass import Pass, takes
 from bettyc.kernels.rows import Rows
+from bettyc.kernels.xt_phi_x import Product
 from bettyc.onepass import Region
 
 WIDTH = 96
@@ -115,13 +118,17 @@ def is_whole(graph: Graph, outputs: Sequence[int], leaf: int) -> bool:
     return not node.attr("keep") and node.args[1] == leaf and graph[leaf].op in LEAVES
 
 
-def bound(call: Callable[..., Any], inputs: tuple[Any, ...]) -> Pass | None:
-    """The pass that an emitted function is, with its operands; None where native.c has no way."""
+def bound(call: Callable[..., Any], inputs: tuple[Any, ...]) -> Pass | Product | None:
+    """The pass that an emitted function is, with its operands; None where no kernel computes it."""
 
     def bind(
         x: Tensor, v: Tensor, rows: Rows, *data: Tensor, turned: bool = False, **more: Any
-    ) -> Pass | None:
-        return Pass(x, v, rows, data, turned=turned, **more) if takes(x, v, turned) else None
+    ) -> Pass | Product | None:
+        if takes(x, v, turned):
+            return Pass(x, v, rows, data, turned=turned, **more)
+        if dispatch.choose("one_pass", x.device, v.dtype).way == "triton":
+            return product(x, v, rows, data, turned=turned, **more)
+        return None
 
     assert isinstance(call, FunctionType)
     names = {**call.__globals__, "one_pass": bind}
@@ -143,17 +150,26 @@ class Slope:
 
 
 class Curvature:
-    """H v for a solver. ready: makes the pass at the first product; counted: told of products."""
+    """H v for a solver, (size,) to (size,). counted: is told of products."""
 
-    def __init__(self, made: Pass, counted: Callable[[int], None]) -> None:
-        self._pass, self._counted = made, counted
+    def __init__(
+        self, made: Pass | Product, shape: tuple[int, ...], counted: Callable[[int], None]
+    ) -> None:
+        self._pass, self._shape, self._counted = made, shape, counted
 
     def __call__(self, v: Tensor) -> Tensor:
+        """The result may lie in a buffer that the next call overwrites."""
         self._counted(1)
-        return self._pass.into(v.contiguous(), torch.empty_like(v))
+        if isinstance(self._pass, Pass):
+            return self._pass.into(v.contiguous(), torch.empty_like(v))
+        return self._pass(v.view(self._shape)).view(-1)
 
-    def iterate(self, solve: Recurrence, steps: int) -> int:
-        """cg_update.py's recurrence until it stops, in one call; how many steps were begun."""
+    def iterate(self, solve: Recurrence, steps: int) -> int | None:
+        """cg_update.py's recurrence until it stops, in one call; how many steps were begun. None
+        where there is no such call.
+        """
+        if not isinstance(self._pass, Pass):
+            return None
         done = self._pass.iterate(solve, steps, torch.empty_like(solve.p))
         self._counted(done)
         return done

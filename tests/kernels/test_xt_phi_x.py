@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bettyc.kernels import dispatch, xt_phi_x_triton
-from bettyc.kernels.phi import Diagonal, GaussNewton, Softmax
+from bettyc.kernels.phi import Centred, Diagonal, GaussNewton, Softmax
 from bettyc.kernels.xt_phi_x import Product, xt_phi_x
 
 FLAT = [(0, 3), (1, 1), (3, 0), (7, 5), (33, 17), (64, 64), (257, 31), (130, 129)]
@@ -22,6 +22,8 @@ def make_phi(kind, draw, n, k, flat):
         return Diagonal(draw(n) if flat else draw(n, k))
     if kind == "gauss_newton":
         return GaussNewton(draw(n, k, k))
+    if kind == "centred":
+        return Centred(torch.softmax(draw(n, k), 1), draw(n, k))
     return Softmax(torch.softmax(draw(n, k), 1), draw(n) if kind == "weighted_softmax" else None)
 
 
@@ -35,6 +37,8 @@ def jacobians(phi, n, k):
         return torch.diag_embed(phi.weights.reshape(n, k))
     if isinstance(phi, GaussNewton):
         return phi.blocks
+    if isinstance(phi, Centred):
+        return torch.diag_embed(phi.outer) - phi.outer[:, :, None] * phi.probs[:, None, :]
     j = torch.diag_embed(phi.probs) - phi.probs[:, :, None] * phi.probs[:, None, :]
     return j if phi.weights is None else phi.weights[:, None, None] * j
 
@@ -49,7 +53,9 @@ def expected(x, v, phi, scale, shift, ridge):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
-@pytest.mark.parametrize("kind", ["diagonal", "softmax", "weighted_softmax", "gauss_newton"])
+@pytest.mark.parametrize(
+    "kind", ["diagonal", "softmax", "weighted_softmax", "centred", "gauss_newton"]
+)
 @pytest.mark.parametrize("shape", FLAT + WIDE, ids=str)
 def test_equals_the_sum_over_rows(way, device, guard, draw, close, shape, kind, dtype):
     n, d = shape[:2]
@@ -71,7 +77,7 @@ def test_equals_the_sum_over_rows(way, device, guard, draw, close, shape, kind, 
     close(got, want, BOUND[dtype])
 
 
-@pytest.mark.parametrize("kind", ["diagonal", "softmax", "gauss_newton"])
+@pytest.mark.parametrize("kind", ["diagonal", "softmax", "centred", "gauss_newton"])
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_two_phase_and_atomic_forms(way, guard, draw, close, monkeypatch, kind, deterministic):
     """The Triton form for matrices that are too wide for the other, and sums without an order."""
