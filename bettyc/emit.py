@@ -18,10 +18,12 @@ import builtins
 import keyword
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import zip_longest
 
 from bettyc.expr import LEAVES, Graph, Node
 from bettyc.fuse import Added, Fusions, fresh, fusions, overwritten
 from bettyc.ops import OPS
+from bettyc.placed import Scaled, placed
 from bettyc.types import Dim, Tensor, bind, number, symbol
 
 Leaf = Callable[[int, Node], str]
@@ -60,6 +62,7 @@ def function(
     autograd: bool = True,
     given: Mapping[int, str] | None = None,
     fused: bool = False,
+    into: Sequence[str | None] = (),
 ) -> str:
     """The text of a function that computes `outputs` (one value, or a tuple of several).
 
@@ -71,10 +74,12 @@ def function(
     autograd: without it, `detach` is written as nothing.
     given: nodes that are computed already and come as arguments of these names.
     fused: fewer calls, with results written in place (`bettyc.fuse`); for text without autograd.
+    into: for each output the argument it is written into (`bettyc.placed`), None where it is
+        returned; wants `fused`.
     """
     if fused and autograd:
         raise ValueError("autograd does not follow results that are written in place")
-    writer = _Writer(graph, leaf, opaque, sizes or {}, autograd, given or {}, fused)
+    writer = _Writer(graph, leaf, opaque, sizes or {}, autograd, given or {}, fused, into)
     return writer.write(name, outputs)
 
 
@@ -113,6 +118,7 @@ class _Writer:
         autograd: bool,
         given: Mapping[int, str],
         fused: bool,
+        into: Sequence[str | None],
     ) -> None:
         self.graph = graph
         self.leaf = leaf
@@ -120,13 +126,15 @@ class _Writer:
         self.autograd = autograd
         self.given = given
         self.fused = fused
+        self.into = [*into]
         self.uses: dict[int, int] = {}
-        self.fusions = Fusions({}, set())
+        self.fusions = Fusions({}, set(), {}, {})
+        self.placed: dict[int, Scaled] = {}
         self.sizes: dict[str, Dim] = {k: number(v) for k, v in sizes.items()}
         self.texts: dict[int, tuple[str, int]] = {}  # text and how tightly it binds
         self.names: dict[int, str] = {}
         self.plain: set[int] = set()  # values that are Python numbers, not tensors
-        self.taken: set[str] = {"torch", "dtype", "device"}
+        self.taken: set[str] = {"torch", "dtype", "device", *filter(None, into)}
         self.lines: list[str] = []
 
     def write(self, name: str, outputs: Sequence[int]) -> str:
@@ -134,18 +142,28 @@ class _Writer:
         arguments = self._leaves(order)
         self._dims(order)
         self.uses = self._uses(order, outputs)
+        targets = {o: t for o, t in zip(outputs, self.into, strict=False) if t}
         if self.fused:
             narrow = {i for i in order if self._narrow(self.graph[i])}
             self.fusions = fusions(self.graph, order, self.uses, narrow)
+            self.placed = placed(self.graph, targets, self.uses, self.fusions, narrow)
         for index in order:
-            if index not in self.texts and index not in self.fusions.absorbed:
+            if index in self.placed:
+                self._place(targets[index], self.placed[index])
+            elif index not in self.texts and index not in self.fusions.absorbed:
                 self._statement(index, self.uses[index])
-        results = ", ".join(
-            self._scalar(i) if i in self.plain else self.texts[i][0] for i in outputs
-        )
-        body = [*self.lines, f"return {results}"]
+        results = []
+        for index, target in zip_longest(outputs, self.into):
+            if index in self.placed:
+                continue
+            text = self._scalar(index) if index in self.plain else self.texts[index][0]
+            if target:
+                self.lines.append(f"{target}.copy_({text})")
+            else:
+                results.append(text)
+        body = [*self.lines, f"return {', '.join(results)}"] if results else self.lines
         head, missing = self._head(body, order)
-        signature = ", ".join([*arguments, *missing])
+        signature = ", ".join([*arguments, *missing, *filter(None, self.into)])
         return f"def {name}({signature}):\n" + "".join(f"    {line}\n" for line in [*head, *body])
 
     def _leaves(self, order: Sequence[int]) -> list[str]:
@@ -240,6 +258,13 @@ class _Writer:
         added = self.fusions.added.get(index)
         if added is not None:
             return self._added(index, added)
+        if index in self.fusions.masked:
+            other, condition = self.fusions.masked[index]
+            inside = f"{self.texts[other][0]}, {self._named(condition)}, 0.0"
+            return f"torch.ops.aten.threshold_backward({inside})"
+        if index in self.fusions.masks:
+            name = self._named(self.fusions.masks[index])
+            return f"torch.gt({name}, 0.0, out=torch.empty_like({name}))"
         if self._narrow(node):
             return self._turned(node)
         position = overwritten(self.graph, index, self.uses)
@@ -307,7 +332,42 @@ class _Writer:
             return f"{base if binding == ATOM else f'({base})'}.{name}_({', '.join(operands)})"
         return f"torch.{name}({', '.join([base, *operands])})"
 
-    def _alpha(self, added: Added) -> str:
+    def _named(self, index: int) -> str:
+        """The name of a value that is written more than once."""
+        if not self.texts[index][0].isidentifier():
+            self._unfold(index)
+        return self.texts[index][0]
+
+    def _place(self, out: str, scaled: Scaled) -> None:
+        """Lines that compute a result in the memory `out`."""
+        node = self.graph[scaled.core]
+        added = self.fusions.added.get(scaled.core)
+        factor = self._alpha(scaled)
+        if node.op == "sum":
+            axes = self._attributes(node)["axis"]
+            summed, _ = self.texts[node.args[0]]
+            self.lines.append(f"torch.sum({summed}, dim={axes!r}, out={out})")
+            if factor != "1":
+                self.lines.append(f"{out}.mul_({factor})")
+            return
+        if added is None:
+            self._multiplied(out, node, factor)
+            return
+        base = self.texts[added.base][0] if added.base in self.texts else out
+        if base == out:
+            self._multiplied(out, self.graph[added.base], "1")
+        left, right = self.texts[added.left][0], self.texts[added.right][0]
+        scales = [_times(factor, text) for text in (f"{added.beta:g}", self._alpha(added))]
+        scale = f", beta={scales[0]}, alpha={scales[1]}" if scales != ["1", "1"] else ""
+        self.lines.append(f"torch.addmm({base}, {left}, {right}{scale}, out={out})")
+
+    def _multiplied(self, out: str, node: Node, factor: str) -> None:
+        left, right = (self.texts[a][0] for a in node.args)
+        scale = "" if factor == "1" else f", beta=0, alpha={factor}"
+        head = f"torch.mm({left}" if not scale else f"torch.addmm({out}, {left}"
+        self.lines.append(f"{head}, {right}{scale}, out={out})")
+
+    def _alpha(self, added: Added | Scaled) -> str:
         """The factor of the product as a Python number."""
         factor = added.sign
         above: list[str] = []
@@ -442,6 +502,13 @@ def _binding(op: str, text: str) -> int:
         if depth == 0 and char in " ~":
             return 0
     return 3 if text.startswith("-") else ATOM
+
+
+def _times(left: str, right: str) -> str:
+    """The product of two numbers that are texts."""
+    if "1" in (left, right):
+        return left if right == "1" else right
+    return f"{left} * {right}"
 
 
 def _rebound(value: object, sizes: Mapping[str, Dim]) -> object:

@@ -38,21 +38,58 @@ class Added(NamedTuple):
 
 
 class Fusions(NamedTuple):
-    """Fused nodes, and the nodes that are part of them and of nothing else."""
+    """Fused nodes, and the nodes that are part of them and of nothing else.
+
+    masks: `x > 0` as a real tensor, by x. masked: products `x * (y > 0)`, by x and y.
+    """
 
     added: dict[int, Added]
     absorbed: set[int]
+    masks: dict[int, int]
+    masked: dict[int, tuple[int, int]]
 
 
 def fusions(
     graph: Graph, order: Sequence[int], uses: Mapping[int, int], apart: Collection[int] = ()
 ) -> Fusions:
-    """The sums below that are one `addmv` or `addmm` each. apart: products to be left alone."""
-    found = Fusions({}, set())
+    """The sums below that are one `addmv` or `addmm` each, and the products with a mask. apart:
+    products to be left alone.
+    """
+    found = Fusions({}, set(), {}, {})
     for index in order:
-        if graph[index].op in ("add", "sub") and index not in found.absorbed:
+        op = graph[index].op
+        if op in ("add", "sub") and index not in found.absorbed:
             _fuse(graph, index, uses, found, apart)
+        elif op == "real" and (positive := _positive(graph, index, uses)) is not None:
+            found.masks[index] = positive
+            found.absorbed.add(graph[index].args[0])
+        elif op == "mul":
+            _mask(graph, index, uses, found)
     return found
+
+
+def _positive(graph: Graph, index: int, uses: Mapping[int, int]) -> int | None:
+    """x, where the node is 1.0 where x > 0 and 0.0 elsewhere; by way of bool it is slow."""
+    condition = graph[index].args[0]
+    if graph[condition].op != "gt" or uses.get(condition) != 1:
+        return None
+    x, bound = graph[condition].args
+    zero = graph[bound].op == "const" and graph[bound].attr("value") == 0.0
+    type_ = graph[x].type
+    real = isinstance(type_, Tensor) and type_.kind == "real" and bool(type_.shape)
+    return x if zero and real else None
+
+
+def _mask(graph: Graph, index: int, uses: Mapping[int, int], found: Fusions) -> None:
+    node = graph[index]
+    for mask, other in (node.args, node.args[::-1]):
+        x = found.masks.get(mask)
+        if x is None or uses.get(mask) != 1 or other == mask:
+            continue
+        if graph[other].type == node.type == graph[x].type:
+            found.masked[index] = other, x
+            found.absorbed.add(mask)
+            return
 
 
 def _fuse(

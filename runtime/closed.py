@@ -16,6 +16,7 @@ from __future__ import annotations
 import linecache
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ from bettyc import emit
 from bettyc.calculus.hoist import hoist
 from bettyc.calculus.products import Opaque, directions, gradient, product
 from bettyc.calculus.simplify import simplify
+from bettyc.calculus.turn import turn
 from bettyc.expr import Graph, Node
 from bettyc.kernels.one_pass import Pass, one_pass
 from bettyc.kernels.rows import rows
@@ -55,11 +57,16 @@ class Written(NamedTuple):
     whole: bool = False
 
     def at(
-        self, theta: Theta, frame: Frame, fixed: Sequence[Tensor] = (), v: Tensor | None = None
+        self,
+        theta: Theta,
+        frame: Frame,
+        fixed: Sequence[Tensor] = (),
+        v: Tensor | None = None,
+        out: Theta = MappingProxyType({}),
     ) -> Any:
-        """Its results, a tuple."""
-        found = self.call(*self.inputs(theta, frame, fixed, v))
-        return (found,) if self.single else found
+        """Its results, a tuple. out: flat tensors by level, for what it writes into them."""
+        found = self.call(*self.inputs(theta, frame, fixed, v, out))
+        return (found,) if self.single else found or ()
 
 
 NOTHING = Written(lambda: (), lambda *_: (), False, "")
@@ -97,25 +104,48 @@ class Closed:
         function = self._gradients.get(key)
         if function is None:
             function = self._gradients[key] = self._write_gradients(key)
-        value, *parts = function.at(theta, frame)
-        found, k = {}, 0
-        for level in key:
-            count = len(self.leaves[level])
-            found[level] = self._packed(level, parts[k : k + count], theta[level])
-            k += count
-        return value, found
+        out = self.memory(theta, key)
+        value, *parts = function.at(theta, frame, out=out)
+        return value, self._collected(theta, key, parts, out)
 
-    def _packed(self, level: str, parts: Sequence[Tensor], like: Tensor) -> Tensor:
-        """Parts by variable to one flat tensor; zeros where the objective depends on none."""
-        slots = [slot for slot, _ in self.leaves[level]]
-        if len(slots) == 1 and slots[0].stop - slots[0].start == like.numel():
-            return parts[0].reshape(like.shape)
-        total = self.linked.layouts[level].size
-        if sum(s.stop - s.start for s in slots) == total:
-            return torch.cat([p.reshape(-1) for p in parts])
+    def memory(self, theta: Theta, levels: Sequence[str]) -> dict[str, Tensor]:
+        """Where the emitted functions write derivatives: one flat tensor for every level of
+        several variables, zeros where the objective depends on none of them.
+        """
+        found = {}
+        for level in levels:
+            if self._joined(level):
+                slots = self.leaves[level]
+                whole = sum(s.stop - s.start for s, _ in slots) == theta[level].numel()
+                found[level] = (torch.empty_like if whole else torch.zeros_like)(theta[level])
+        return found
+
+    def _joined(self, level: str) -> bool:
+        return len(self.leaves[level]) > 1
+
+    def _collected(
+        self, theta: Theta, levels: Sequence[str], parts: Sequence[Tensor], out: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Flat derivatives by level: those written, and those returned, in the order of levels."""
+        rest = iter(parts)
+        return {
+            level: out[level]
+            if level in out
+            else self._packed(level, next(rest) if self.leaves[level] else None, theta[level])
+            for level in levels
+        }
+
+    def _packed(self, level: str, part: Tensor | None, like: Tensor) -> Tensor:
+        """The part of the only variable as a flat tensor; zeros where the objective depends on
+        no variable.
+        """
+        if part is None:
+            return torch.zeros_like(like)
+        slot = self.leaves[level][0][0]
+        if slot.stop - slot.start == like.numel():
+            return part.reshape(like.shape)
         flat = torch.zeros_like(like)
-        for slot, part in zip(slots, parts, strict=True):
-            flat[slot.start : slot.stop] = part.reshape(-1)
+        flat[slot.start : slot.stop] = part.reshape(-1)
         return flat
 
     def slope(self, theta: Theta, frame: Frame) -> Callable[[], Tensor]:
@@ -128,18 +158,25 @@ class Closed:
             self._slope = self._write_slope()
         before, function = self._slope
         own = theta[self.level]
-        inputs = function.inputs(theta, frame, before.at(theta, frame))
+        out = self.memory(theta, [self.level])
+        inputs = function.inputs(theta, frame, before.at(theta, frame), None, out)
         call, slots = function.call, self.leaves[self.level]
         made = passes.bound(call, inputs) if function.whole and own.is_contiguous() else None
         if isinstance(made, Pass) and slots[0][0].stop - slots[0][0].start == own.numel():
             return passes.Slope(made, own)
-        if len(slots) == 1 and slots[0][0].stop - slots[0][0].start == own.numel():
+        if out:
+            flat = out[self.level]
+
+            def written() -> Tensor:
+                call(*inputs)
+                return flat
+
+            return written
+        if slots and slots[0][0].stop - slots[0][0].start == own.numel():
             if slots[0][0].free == tuple(own.shape):
                 return lambda: call(*inputs)  # type: ignore[no-any-return]
             return lambda: call(*inputs).reshape(-1)  # type: ignore[no-any-return]
-        if len(slots) == 1:
-            return lambda: self._packed(self.level, (call(*inputs),), own)
-        return lambda: self._packed(self.level, call(*inputs), own)
+        return lambda: self._packed(self.level, call(*inputs) if slots else None, own)
 
     def _write_slope(self) -> tuple[Written, Written]:
         own = [index for _, index in self.leaves[self.level]]
@@ -150,7 +187,9 @@ class Closed:
         name, fixed = plain(self.level), hoisted.prologue
         before = self._before(f"{name}_held", fixed)
         titles = emit.titles(self.graph, fixed)
-        return before, self._compiled(f"{name}_slope", hoisted.roots, titles, {}, regions, own)
+        return before, self._compiled(
+            f"{name}_slope", hoisted.roots, titles, {}, regions, own, [self.level]
+        )
 
     def _before(self, name: str, nodes: Sequence[int]) -> Written:
         """A function that computes nodes once."""
@@ -172,7 +211,7 @@ class Closed:
             for part in (roots[:first], roots[len(roots) if first is None else first :]):
                 found = rewrite(self.graph, part, moving, self.linked.sizes)
                 regions.update(found.regions)
-                made += found.roots
+                made += turn(self.graph, found.roots)
             return made
 
         return change
@@ -184,7 +223,8 @@ class Closed:
         roots = [*simplify(self.graph, [self.root]), *parts]
         found = rewrite(self.graph, roots, (), self.linked.sizes)
         name = f"{plain(self.level)}_gradient"
-        return self._compiled(name, found.roots, {}, {}, found.regions)
+        roots = turn(self.graph, found.roots)
+        return self._compiled(name, roots, {}, {}, found.regions, wrt=wrt)
 
     def products(self, theta: Theta, frame: Frame, into: Sequence[str]) -> ClosedProducts:
         """Second-order products at `theta`."""
@@ -216,9 +256,10 @@ class Closed:
         return (
             self._before(f"{name}_fixed", fixed),
             self._compiled(
-                f"{name}_hessian_product", roots[:count], titles, slices, regions, moving
+                f"{name}_hessian_product", roots[:count], titles, slices, regions, moving,
+                [self.level],
             ),
-            self._compiled(f"{name}_cross", roots[count:], titles, slices, regions)
+            self._compiled(f"{name}_cross", roots[count:], titles, slices, regions, wrt=into)
             if others
             else NOTHING,
         )
@@ -231,13 +272,16 @@ class Closed:
         slices: Mapping[int, Slot] = NONE,
         regions: Mapping[int, Region] = NONE,
         moving: Sequence[int] = (),
+        wrt: Sequence[str] = (),
     ) -> Written:
-        """An emitted function, and what finds its inputs in (theta, frame, fixed, v).
+        """An emitted function, and what finds its inputs in (theta, frame, fixed, v, out).
 
         titles: nodes in `fixed`. slices: directions as parts of v. regions: behind every pass.
-        moving: the leaves that change from call to call.
+        moving: the leaves that change from call to call. wrt: the levels whose derivatives are
+        the last of the outputs.
         """
         sources: dict[str, str] = {title: f"fixed[{k}]" for k, title in enumerate(titles.values())}
+        into = self._into(outputs, wrt, sources)
 
         def leaf(index: int, node: Node) -> str:
             text = _slice(slices[index]) if index in slices else self._source(node)
@@ -251,11 +295,11 @@ class Closed:
         calls = passes.Calls(self.graph, regions, name, self.linked.sizes)
         body = emit.function(
             self.graph, outputs, name=name, leaf=leaf, opaque=calls, sizes=self.linked.sizes,
-            autograd=False, given=dict(titles), fused=True,
+            autograd=False, given=dict(titles), fused=True, into=into,
         )  # fmt: skip
         head = body.partition("\n")[0]
         arguments = re.findall(r"\w+", head.partition("(")[2])
-        inputs = [f"def {name}_inputs(theta, frame, fixed=(), v=None):"]
+        inputs = [f"def {name}_inputs(theta, frame, fixed=(), v=None, out=None):"]
         if any("columns[" in sources[a] for a in arguments):
             inputs.append("    columns = frame.columns")
         inputs += ["    return (", *(f"        {sources[a]}," for a in arguments), "    )"]
@@ -270,7 +314,21 @@ class Closed:
         }
         exec(compile(text, filename, "exec"), namespace)
         whole = len(moving) == 1 and passes.is_whole(self.graph, outputs, moving[0])
-        return Written(namespace[name], namespace[f"{name}_inputs"], len(outputs) == 1, text, whole)
+        single = into.count(None) == 1
+        return Written(namespace[name], namespace[f"{name}_inputs"], single, text, whole)
+
+    def _into(
+        self, outputs: Sequence[int], wrt: Sequence[str], sources: dict[str, str]
+    ) -> list[str | None]:
+        """The argument that each output is written into, None for those that are returned."""
+        names: list[str | None] = []
+        for level in wrt:
+            for slot, _ in self.leaves[level]:
+                name = f"out_{plain(level)}_{plain(slot.name)}" if self._joined(level) else None
+                names.append(name)
+                if name:
+                    sources[name] = _slice(slot, f'out["{level}"]')
+        return [*[None] * (len(outputs) - len(names)), *names]
 
     def _source(self, node: Node) -> str:
         if node.op == "var" and node.attr("free"):
@@ -320,8 +378,10 @@ class ClosedProducts:
         self.count += 1
         if isinstance(self._pass, Pass) and v.is_contiguous():
             return self._pass.into(v, torch.empty_like(v))
-        parts = self._hessian.at(self._theta, self._frame, self._fixed, v)
-        return self._closed._packed(self._closed.level, parts, self._own).flatten()
+        closed, theta = self._closed, self._theta
+        out = closed.memory(theta, [closed.level])
+        parts = self._hessian.at(theta, self._frame, self._fixed, v, out)
+        return closed._collected(theta, [closed.level], parts, out)[closed.level].flatten()
 
     def for_solver(self) -> passes.Curvature | None:
         """H v in one call each, where it is one pass over the data that native.c computes."""
@@ -344,15 +404,10 @@ class ClosedProducts:
 
     def cross(self, u: Tensor) -> dict[str, Tensor]:
         """(dg/dtheta_R)^T u for every R of `into`, each of the shape of theta[R]."""
-        parts = self._cross.at(self._theta, self._frame, self._fixed, u)
-        found, k = {}, 0
-        for level in self.into:
-            leaves = self._closed.leaves[level]
-            found[level] = self._closed._packed(
-                level, parts[k : k + len(leaves)], self._theta[level]
-            )
-            k += len(leaves)
-        return found
+        closed, theta = self._closed, self._theta
+        out = closed.memory(theta, self.into)
+        parts = self._cross.at(theta, self._frame, self._fixed, u, out)
+        return closed._collected(theta, self.into, parts, out)
 
     def columns(self, directions: Tensor) -> Tensor:
         """H applied to every row of `directions`, shape (k, size)."""

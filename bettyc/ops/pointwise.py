@@ -125,7 +125,8 @@ ROWS = table(
         smooth="piecewise",
         kinks="x = 0",
         curvature="convex",
-        **by_slopes(lambda n: _step(n.operands[0])),
+        # of its result, so that nothing else needs x and it may be overwritten
+        **by_slopes(_step),
     ),
     _row(
         "leaky_relu",
