@@ -63,6 +63,7 @@ def function(
     given: Mapping[int, str] | None = None,
     fused: bool = False,
     into: Sequence[str | None] = (),
+    held: str | None = None,
 ) -> str:
     """The text of a function that computes `outputs` (one value, or a tuple of several).
 
@@ -76,10 +77,11 @@ def function(
     fused: fewer calls, with results written in place (`bettyc.fuse`); for text without autograd.
     into: for each output the argument it is written into (`bettyc.placed`), None where it is
         returned; wants `fused`.
+    held: a function that every detached value passes through, with its node's number.
     """
     if fused and autograd:
         raise ValueError("autograd does not follow results that are written in place")
-    writer = _Writer(graph, leaf, opaque, sizes or {}, autograd, given or {}, fused, into)
+    writer = _Writer(graph, leaf, opaque, sizes or {}, autograd, given or {}, fused, into, held)
     return writer.write(name, outputs)
 
 
@@ -119,6 +121,7 @@ class _Writer:
         given: Mapping[int, str],
         fused: bool,
         into: Sequence[str | None],
+        held: str | None,
     ) -> None:
         self.graph = graph
         self.leaf = leaf
@@ -127,6 +130,7 @@ class _Writer:
         self.given = given
         self.fused = fused
         self.into = [*into]
+        self.held = held
         self.uses: dict[int, int] = {}
         self.fusions = Fusions({}, set(), {}, {})
         self.placed: dict[int, Scaled] = {}
@@ -134,7 +138,7 @@ class _Writer:
         self.texts: dict[int, tuple[str, int]] = {}  # text and how tightly it binds
         self.names: dict[int, str] = {}
         self.plain: set[int] = set()  # values that are Python numbers, not tensors
-        self.taken: set[str] = {"torch", "dtype", "device", *filter(None, into)}
+        self.taken: set[str] = {"torch", "dtype", "device", *filter(None, [*into, held])}
         self.lines: list[str] = []
 
     def write(self, name: str, outputs: Sequence[int]) -> str:
@@ -236,6 +240,8 @@ class _Writer:
         row = OPS.get(node.op)
         if not self.autograd and node.op in ("detach", "straight_through"):
             return self.texts[node.args[0]]
+        if self.held and node.op == "detach":
+            return f"{self.held}({index}, {self.texts[node.args[0]][0]})", ATOM
         if row is None or row.torch is None:
             if self.opaque is None:
                 raise ValueError(f"%{index} = {node.op}: no way to call it was given")

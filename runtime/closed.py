@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from bettyc import emit
-from bettyc.calculus.hoist import hoist
+from bettyc.calculus.hoist import cut_detached, hoist, restored
 from bettyc.calculus.products import Opaque, directions, gradient, product
 from bettyc.calculus.simplify import simplify
 from bettyc.calculus.turn import turn
@@ -86,6 +86,7 @@ class Closed:
         self._gradients: dict[tuple[str, ...], Written] = {}
         self._products: dict[tuple[str, ...], tuple[Written, ...]] = {}
         self._slope: tuple[Written, Written] | None = None
+        self._nearby: dict[tuple[str, ...], tuple[Written, Written]] = {}
 
     def _leaves(self, level: str) -> list[tuple[Slot, int]]:
         """The trainable variables of a level that the objective reads, in the buffer's order."""
@@ -215,6 +216,44 @@ class Closed:
             return made
 
         return change
+
+    def nearby(
+        self, theta: Theta, frame: Frame, wrt: Sequence[str]
+    ) -> Callable[[Tensor], dict[str, Tensor]]:
+        """The gradients in theta[l], l in `wrt`, as a function of the level's own variables, flat.
+
+        What the formula detaches stays what it is at theta.
+        """
+        key = tuple(wrt)
+        if key not in self._nearby:
+            self._nearby[key] = self._write_nearby(key)
+        before, function = self._nearby[key]
+        fixed = before.at(theta, frame)
+
+        def gradients(own: Tensor) -> dict[str, Tensor]:
+            out = self.memory(theta, key)
+            parts = function.at({**theta, self.level: own}, frame, fixed, out=out)
+            return self._collected(theta, key, parts, out)
+
+        return gradients
+
+    def _write_nearby(self, wrt: tuple[str, ...]) -> tuple[Written, Written]:
+        parts = gradient(self.graph, self.root, [i for level in wrt for _, i in self.leaves[level]])
+        assert not isinstance(parts, Opaque)
+        own = [index for _, index in self.leaves[self.level]]
+        cut, held = cut_detached(self.graph, parts, own)
+        regions: dict[int, Region] = {}
+        hoisted = hoist(self.graph, cut, own, self._in_one_pass(own, regions))
+        # A held value stands for what it cuts off: it is computed beforehand, from theta.
+        known = {leaf: index for index, leaf in held.items()}
+        fixed = hoisted.prologue
+        before = restored(self.graph, [*fixed, *known], known)
+        titles = emit.titles(self.graph, fixed) | {n: f"held_{k}" for k, n in enumerate(known)}
+        name = plain(self.level)
+        return (
+            self._compiled(f"{name}_around", before) if before else NOTHING,
+            self._compiled(f"{name}_nearby", hoisted.roots, titles, {}, regions, wrt=wrt),
+        )
 
     def _write_gradients(self, wrt: tuple[str, ...]) -> Written:
         indices = [index for level in wrt for _, index in self.leaves[level]]

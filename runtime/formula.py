@@ -26,6 +26,7 @@ from bettyc.expr import Graph, Node
 from bettyc.model import Level
 from bettyc.runtime import domains
 from bettyc.runtime.closed import Closed, closed
+from bettyc.runtime.held import Held
 from bettyc.runtime.link import Linked
 from bettyc.runtime.modules import raised_in
 from bettyc.runtime.naming import argument, plain, source
@@ -47,10 +48,11 @@ class Formula:
     """A formula of flat variables and a frame; for an objective,
     `bettyc.runtime.objective.Objective`.
 
-    text: the Python source. closed: its derivatives by formula, where it has them. buffers: what
-    the last evaluation left in the module buffers it read, copies that the executor may keep
-    after a step (`buffers[level.module][name]`). once: why it cannot be differentiated twice,
-    empty where it can, None until that was tried (`bettyc.runtime.slope`).
+    text: the Python source. closed: its derivatives by formula, where it has them. held: its
+    detached values, None where it has none. buffers: what the last evaluation left in the module
+    buffers it read, copies that the executor may keep after a step
+    (`buffers[level.module][name]`). once: why it cannot be differentiated twice, empty where it
+    can, None until that was tried (`bettyc.runtime.slope`).
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Formula:
         self._plain = not (seeded or networks or autocast)
         self.closed: Closed | None = None
         self.once: str | None = None
+        self.held: Held | None = None
 
     def __call__(self, theta: Mapping[str, Tensor], frame: Frame) -> Any:
         if self._plain:
@@ -135,7 +138,7 @@ def build(
     filename = f"<bettyc {linked.plan.model.name}.{name}{'' if train else ' evaluated'}>"
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     exec(compile(text, filename, "exec"), namespace)  # the text is ours, from the plan's graph
-    return Formula(
+    found = Formula(
         level,
         reads,
         text,
@@ -145,6 +148,8 @@ def build(
         device=linked.device.type,
         autocast=autocast,
     )
+    found.held = writer.held if "_held(" in text else None
+    return found
 
 
 def guarded(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -169,6 +174,8 @@ class _Writer:
         self.parts: list[str] = []
         self.globals: dict[str, Any] = {}
         self.networks: set[str] = set()
+        self.held = Held()
+        self.globals["_held"] = self.held
         self.seeded = False
 
     def write(self, name: str, outputs: Sequence[int]) -> None:
@@ -187,8 +194,9 @@ class _Writer:
             return getattr(self, f"_{node.op}")(name, index, node, operands)  # type: ignore[no-any-return]
 
         body = emit.function(
-            self.graph, outputs, name=name, leaf=leaf, opaque=opaque, sizes=self.linked.sizes
-        )
+            self.graph, outputs, name=name, leaf=leaf, opaque=opaque, sizes=self.linked.sizes,
+            held="_held",
+        )  # fmt: skip
         head, _, rest = body.partition("\n")
         arguments = re.findall(r"\w+", head.partition("(")[2])
         if re.search(r"\b(theta|frame)\b", rest):

@@ -11,7 +11,8 @@ Memory: one graph of the gradient, kept as long as the object lives.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -137,3 +138,32 @@ def gradients(
         }
     found = torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
     return value.detach(), {name: x.detach() for name, x in zip(wrt, found, strict=True)}
+
+
+def nearby(
+    objective: Objective, theta: Mapping[str, Tensor], frame: Frame, wrt: Sequence[str]
+) -> Callable[[Tensor], dict[str, Tensor]]:
+    """The first derivatives in theta[l], l in `wrt`, as a function of the level's own variables.
+
+    What the objective detaches stays what it is at theta: it is no function of the variables.
+    """
+    form = by_formula(objective, theta, [objective.level, *wrt])
+    if form is not None:
+        with torch.no_grad():
+            at = form.nearby(theta, frame, wrt)
+
+        def by_text(own: Tensor) -> dict[str, Tensor]:
+            with torch.no_grad():
+                return at(own)  # type: ignore[no-any-return]
+
+        return by_text
+    held = getattr(objective, "held", None)
+    if held is not None:
+        with torch.no_grad(), held.recording():
+            value_of(objective, theta, frame)
+
+    def by_autograd(own: Tensor) -> dict[str, Tensor]:
+        with nullcontext() if held is None else held.replaying():
+            return gradients(objective, {**theta, objective.level: own}, frame, wrt)[1]
+
+    return by_autograd

@@ -6,7 +6,7 @@ generalized linear model then costs two products with the data, one scaling, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from bettyc.expr import LEAVES, Graph
@@ -66,6 +66,33 @@ def below(graph: Graph, roots: Sequence[int], leaves: set[int]) -> set[int]:
         if index in leaves or any(a in found for a in graph[index].args):
             found.add(index)
     return found
+
+
+def cut_detached(
+    graph: Graph, roots: Sequence[int], leaves: Iterable[int]
+) -> tuple[list[int], dict[int, int]]:
+    """The roots with a leaf in place of every detached value that depends on `leaves`, and the
+    leaf by what it stands for.
+    """
+    dependent = below(graph, roots, set(leaves))
+    new: dict[int, int] = {}
+    held: dict[int, int] = {}
+    for index in graph.reachable(roots):
+        node = graph[index]
+        if node.op == "detach" and index in dependent:
+            new[index] = held[index] = graph.leaf("direction", node.type, name=f"held.{index}")
+        else:
+            new[index] = graph.rebuild(index, [new[a] for a in node.args])
+    return [new[r] for r in roots], held
+
+
+def restored(graph: Graph, roots: Sequence[int], known: Mapping[int, int]) -> list[int]:
+    """The roots with what the leaves of `cut_detached` stand for in their places."""
+    new = dict(known)
+    for index in graph.reachable(roots):
+        if index not in new:
+            new[index] = graph.rebuild(index, [new[a] for a in graph[index].args])
+    return [new[r] for r in roots]
 
 
 def regroup(graph: Graph, roots: Sequence[int], leaves: set[int]) -> list[int]:

@@ -4,9 +4,9 @@ r"""Cross terms by a central difference of the lower gradient.
     + e a) - grad_R C_Q(theta_Q - e a) ] / (2 e),   e = eps / ||a||
 
 One step of the lower level is differentiated, so it is right where the level takes one plain
-gradient step per step above, and cheap everywhere: two gradients, no second derivative, two vectors
+gradient step per step above, and cheap everywhere: two gradients, no second derivative, one vector
 of memory. The difference errs by O(eps^2) in the third derivative and by O(rounding / eps). The
-variables are perturbed as copies.
+variables are perturbed as a copy; what the objective detaches stays what it is at theta_Q.
 
 Liu, Simonyan, Yang. DARTS, ICLR 2019, arXiv:1806.09055, equation 8.
 """
@@ -22,16 +22,26 @@ from bettyc.strategies import FiniteDiff
 
 def pull(system: System, options: FiniteDiff) -> Pulled:
     """The cross terms with u = lr a."""
-    return difference(system, system.learning_rate() * system.rhs, options.eps)
+    return difference(system, system.rhs, options.eps, system.learning_rate())
 
 
-def difference(system: System, u: Tensor, eps: float) -> Pulled:
-    """(dg/dtheta_R)^T u for every R, the variables moved by eps along u / ||u|| and back."""
-    size = u.norm()
-    if not float(size) or not system.into:
+def difference(
+    system: System, direction: Tensor, eps: float, factor: float | Tensor = 1.0
+) -> Pulled:
+    """(dg/dtheta_R)^T u for every R, u = factor * direction, the variables moved by eps along
+    u / ||u|| and back.
+
+    Memory: one vector besides the direction.
+    """
+    size = float(direction.norm())
+    if not size or not system.into:
         return Pulled({name: torch.zeros_like(system.theta[name]) for name in system.into})
     own = system.theta[system.level]
-    step = (eps / size * u).to(own.dtype)
-    plus = system.gradients_at(own + step, system.into)
-    minus = system.gradients_at(own - step, system.into)
-    return Pulled({r: (plus[r] - minus[r]) * (size / (2 * eps)) for r in system.into}, products=2)
+    direction = direction.to(own.dtype)
+    gradients = system.gradients_near(system.into)
+    point = torch.add(own, direction, alpha=eps / size)
+    plus = gradients(point)
+    torch.add(own, direction, alpha=-eps / size, out=point)
+    minus = gradients(point)
+    scale = factor * (size / (2 * eps))
+    return Pulled({r: (plus[r] - minus[r]) * scale for r in system.into}, products=2)

@@ -8,7 +8,8 @@ lr lambda|^terms. Costs terms - 1 products, one more for the residual, and two v
 lr = 0 takes 1 / lambda with lambda an estimate from above of the largest eigenvalue (power
 iteration, 10 products). A given lr above 2 / lambda makes the terms grow: that is detected on the
 terms themselves, the series starts again with an estimated lr, and the report warns. If it still
-diverges H is indefinite: SolveError. Negative curvature along a term is a warning.
+diverges H is indefinite: SolveError. Negative curvature along a term is a warning, and terms may
+then grow tenfold: near an MLP's minimum a short series is of use although H is not definite.
 
 Lorraine, Vicol, Duvenaud. AISTATS 2020, arXiv:1911.02590, algorithm 3.
 """
@@ -23,6 +24,10 @@ from torch import Tensor
 from bettyc.runtime.report import SolveError
 from bettyc.runtime.strategies.system import Solution, System, not_finite, rayleigh
 from bettyc.strategies import Neumann
+
+# So much may a term exceed the first where curvature is negative: a few terms are still the sum
+# that was asked for, with a warning; beyond, the last one is all there is to it.
+GROWTH = 10.0
 
 
 def solve(system: System, options: Neumann) -> Solution:
@@ -59,24 +64,23 @@ def solve(system: System, options: Neumann) -> Solution:
 
 
 def series(system: System, lr: float, terms: int) -> tuple[Tensor, float] | None:
-    """The truncated series and the least Rayleigh quotient of its terms; None where a term
-    grows.
+    """The truncated series and the least Rayleigh quotient of its terms; None where a term grows
+    although no curvature is negative, or beyond GROWTH times the first.
     """
     term = system.rhs
-    size = float(term.norm())
-    limit = size * (1 + 1e-3)
-    total, least = term, math.inf
+    first = size = float(term.norm())
+    total, least = term.clone(), math.inf
     for _ in range(terms - 1):
         h_term = system.product(term)
         if size:
             least = min(least, float(term @ h_term) / size**2)
-        term = term - lr * h_term
+        term = torch.add(term, h_term, alpha=-lr)
         size = float(term.norm())
         # For a symmetric H with eigenvalues in [0, 2/lr] no term is larger than the one before.
-        if not size <= limit:
+        if not size <= first * (GROWTH if least < 0 else 1 + 1e-3):
             return None
-        total = total + term
-    return lr * total, least
+        total.add_(term)
+    return total.mul_(lr), least
 
 
 def largest_eigenvalue(system: System, steps: int = 10) -> float:

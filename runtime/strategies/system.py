@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bettyc.runtime.objective import Frame, Objective
-from bettyc.runtime.products import Products, gradients
+from bettyc.runtime.products import Products, gradients, nearby
 from bettyc.runtime.products import products as products_of
 from bettyc.runtime.report import SolveError
 
@@ -120,6 +120,12 @@ class System:
         `own`.
         """
         return gradients(self.objective, {**self.theta, self.level: own}, self.frame, wrt)[1]
+
+    def gradients_near(self, wrt: Sequence[str]) -> Callable[[Tensor], dict[str, Tensor]]:
+        """The same as a function of `own`, for points around theta: what the objective detaches
+        stays what it is at theta.
+        """
+        return nearby(self.objective, self.theta, self.frame, wrt)
 
     def learning_rate(self) -> Tensor:
         """The lower learning rate. Raises SolveError where the level's optimizer has none."""

@@ -1,0 +1,383 @@
+"""Meta-Weight-Net on digits, every library at every strategy it has: time per iteration, peak
+memory, accuracy.
+
+    python benchmarks/weights.py [finite_diff cg neumann unroll] [--repeats 7] [--threads 2]
+
+One iteration: a step of the student mlp(64, 256, 256, 10) on a batch of 100 whose losses a weight
+net 1-100-1 weighs, then a step of the weight net through it. All contenders start from the same
+variables and see the same batches. Before anything is timed their first steps of the weight net are
+compared with those of plain torch at the same strategy; where they differ the run ends. bettyc once
+with the student in its language, once as a module from Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from measure import machine, resident, spread, take_turns
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+LR, UPPER_LR, BATCH, EPS = 0.1, 1e-3, 100, 0.01
+DAMPING, TERMS = 1.0, 6  # Betty's 5 iterations are 6 terms
+SAME, NEAR = 2e-2, 0.5  # relative difference of the first upper gradients, float32
+STRATEGIES = ("finite_diff", "cg", "neumann", "unroll")
+
+
+class Data(NamedTuple):
+    """train, 40 % of its labels wrong; meta; test. rows: the batches of both, in order."""
+
+    train: tuple[Tensor, Tensor]
+    meta: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    rows: list[tuple[Tensor, Tensor]]
+
+
+def digits(seed: int = 0) -> Data:
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    g = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(found.target), generator=g)
+    x = (torch.as_tensor(found.data, dtype=torch.float32) / 16)[order]
+    y = torch.as_tensor(found.target)[order]
+    train, meta = slice(0, 1000), slice(1000, 1397)
+    wrong = torch.rand(1000, generator=g) < 0.4
+    noisy = torch.where(wrong, torch.randint(0, 10, (1000,), generator=g), y[train])
+    rows = [
+        (
+            torch.randint(0, 1000, (BATCH,), generator=g),
+            torch.randint(0, 397, (BATCH,), generator=g),
+        )
+        for _ in range(600)
+    ]
+    return Data((x[train], noisy), (x[meta], y[meta]), (x[1397:], y[1397:]), rows)
+
+
+def student() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
+    )
+
+
+def weigher() -> nn.Module:
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(1, 100), nn.ReLU(), nn.Linear(100, 1), nn.Sigmoid())
+
+
+def weighted(losses: Tensor, weights: Callable[[Tensor], Tensor]) -> Tensor:
+    return (weights(losses.detach()[:, None])[:, 0] * losses).mean()
+
+
+class Contender:
+    """Plain torch at one strategy, and what all share. `gradient` is the first upper gradient."""
+
+    def __init__(self, data: Data, strategy: str) -> None:
+        self.data, self.strategy, self.k = data, strategy, 0
+        self.net, self.v = student(), weigher()
+        self.below, self.above = [*self.net.parameters()], [*self.v.parameters()]
+        self.upper = torch.optim.Adam(self.above, lr=UPPER_LR)
+        self.gradient: Tensor | None = None
+
+    def batches(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        lower, upper = self.data.rows[self.k % len(self.data.rows)]
+        self.k += 1
+        (tx, ty), (mx, my) = self.data.train, self.data.meta
+        return tx[lower], ty[lower], mx[upper], my[upper]
+
+    def lower(self, x: Tensor, y: Tensor) -> Tensor:
+        return weighted(cross_entropy(self.net(x), y, reduction="none"), self.v)
+
+    def round(self) -> None:
+        x, y, mx, my = self.batches()
+        grads = torch.autograd.grad(self.lower(x, y), self.below)
+        with torch.no_grad():
+            for p, g in zip(self.below, grads, strict=True):
+                p.sub_(g, alpha=LR)
+        a = torch.autograd.grad(cross_entropy(self.net(mx), my), self.below)
+        self.move([-c for c in getattr(self, self.strategy)(a, x, y)])
+
+    def move(self, grads: list[Tensor]) -> None:
+        if self.gradient is None:
+            self.gradient = torch.cat([g.reshape(-1) for g in grads]).clone()
+        for p, g in zip(self.above, grads, strict=True):
+            p.grad = g
+        self.upper.step()
+
+    def shifted(self, a: tuple[Tensor, ...], by: float) -> None:
+        with torch.no_grad():
+            for p, v in zip(self.below, a, strict=True):
+                p.add_(v, alpha=by)
+
+    def finite_diff(self, a: tuple[Tensor, ...], x: Tensor, y: Tensor) -> list[Tensor]:
+        """The weights' input is what it is at the middle, as the objective detaches it."""
+        size = float(torch.cat([v.reshape(-1) for v in a]).norm())
+        with torch.no_grad():
+            fixed = cross_entropy(self.net(x), y, reduction="none")[:, None]
+        found = []
+        for by in (EPS / size, -2 * EPS / size):
+            self.shifted(a, by)
+            losses = cross_entropy(self.net(x), y, reduction="none")
+            found.append(torch.autograd.grad((self.v(fixed)[:, 0] * losses).mean(), self.above))
+        self.shifted(a, EPS / size)
+        return [LR * size / (2 * EPS) * (p - m) for p, m in zip(*found, strict=True)]
+
+    def system(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], Callable[..., Any]]:
+        grads = torch.autograd.grad(self.lower(x, y), self.below, create_graph=True)
+        return list(grads), lambda v: torch.autograd.grad(grads, self.below, v, retain_graph=True)
+
+    def cg(self, a: tuple[Tensor, ...], x: Tensor, y: Tensor) -> list[Tensor]:
+        grads, product = self.system(x, y)
+        u, r, p = [torch.zeros_like(v) for v in a], list(a), list(a)
+        rr = sum(float((v * v).sum()) for v in r)
+        for _ in range(5):
+            hp = [h + DAMPING * v for h, v in zip(product(p), p, strict=True)]
+            step = rr / sum(float((v * h).sum()) for v, h in zip(p, hp, strict=True))
+            u = [q + step * v for q, v in zip(u, p, strict=True)]
+            r = [q - step * h for q, h in zip(r, hp, strict=True)]
+            rr, old = sum(float((v * v).sum()) for v in r), rr
+            p = [q + rr / old * v for q, v in zip(r, p, strict=True)]
+        return list(torch.autograd.grad(grads, self.above, u))
+
+    def neumann(self, a: tuple[Tensor, ...], x: Tensor, y: Tensor) -> list[Tensor]:
+        grads, product = self.system(x, y)
+        term, total = list(a), list(a)
+        for _ in range(TERMS - 1):
+            term = [t - LR * h for t, h in zip(term, product(term), strict=True)]
+            total = [s + t for s, t in zip(total, term, strict=True)]
+        return list(torch.autograd.grad(grads, self.above, [LR * s for s in total]))
+
+    def unroll(self, a: tuple[Tensor, ...], x: Tensor, y: Tensor) -> list[Tensor]:
+        raise AssertionError("an iteration of its own, below")
+
+    def accuracy(self) -> float:
+        x, y = self.data.test
+        return float((self.net(x).argmax(1) == y).float().mean())
+
+
+class Unrolled(Contender):
+    """Plain torch, reverse mode through the step."""
+
+    def round(self) -> None:
+        if self.strategy != "unroll":
+            return super().round()
+        x, y, mx, my = self.batches()
+        grads = torch.autograd.grad(self.lower(x, y), self.below, create_graph=True)
+        moved = [p - LR * g for p, g in zip(self.below, grads, strict=True)]
+        names = [n for n, _ in self.net.named_parameters()]
+        out = torch.func.functional_call(self.net, dict(zip(names, moved, strict=True)), (mx,))
+        found = torch.autograd.grad(cross_entropy(out, my), self.above)
+        with torch.no_grad():
+            for p, q in zip(self.below, moved, strict=True):
+                p.copy_(q)
+        self.move(list(found))
+
+
+class Higher(Contender):
+    def __init__(self, data: Data, strategy: str) -> None:
+        super().__init__(data, strategy)
+        import higher
+
+        self.context = higher.innerloop_ctx
+        self.inner = torch.optim.SGD(self.below, lr=LR)
+
+    def round(self) -> None:
+        x, y, mx, my = self.batches()
+        with self.context(self.net, self.inner) as (net, steps):
+            steps.step(weighted(cross_entropy(net(x), y, reduction="none"), self.v))
+            found = torch.autograd.grad(cross_entropy(net(mx), my), self.above)
+            with torch.no_grad():
+                for p, q in zip(self.below, net.parameters(), strict=True):
+                    p.copy_(q)
+        self.move(list(found))
+
+
+class TorchOpt(Contender):
+    def __init__(self, data: Data, strategy: str) -> None:
+        super().__init__(data, strategy)
+        import torchopt
+
+        self.inner = torchopt.MetaSGD(self.net, lr=LR)
+        self.stop = torchopt.stop_gradient
+
+    def round(self) -> None:
+        x, y, mx, my = self.batches()
+        self.inner.step(self.lower(x, y))
+        loss = cross_entropy(self.net(mx), my)
+        found = torch.autograd.grad(loss, self.above)
+        self.move(list(found))
+        self.stop(self.net)
+        self.stop(self.inner)
+
+
+class Betty(Contender):
+    """Betty's engine, stepped by hand."""
+
+    def __init__(self, data: Data, strategy: str) -> None:
+        super().__init__(data, strategy)
+        import contextlib
+        import io
+        import logging
+
+        from betty.configs import Config, EngineConfig
+        from betty.engine import Engine
+        from betty.problems import ImplicitProblem
+
+        logging.getLogger("betty").setLevel(logging.ERROR)
+        outer, damping = self, DAMPING if strategy == "cg" else 0.0
+
+        class Reweight(ImplicitProblem):
+            def training_step(self, batch: Any) -> Tensor:
+                return cross_entropy(self.classifier(batch[0]), batch[1])
+
+        class Classifier(ImplicitProblem):
+            def training_step(self, batch: Any) -> Tensor:
+                losses = cross_entropy(self.module(batch[0]), batch[1], reduction="none")
+                loss = weighted(losses, self.reweight)
+                # Betty has no damping: a square around the present point has that Hessian.
+                if damping:
+                    own = list(self.module.parameters())
+                    loss = loss + sum(0.5 * damping * (p - p.detach()).square().sum() for p in own)
+                return loss
+
+        kinds = {"finite_diff": "darts", "cg": "cg", "neumann": "neumann"}
+        classifier = Classifier(
+            "classifier",
+            config=Config(
+                type=kinds[strategy], unroll_steps=1, darts_alpha=EPS, cg_iterations=5,
+                cg_alpha=1.0, neumann_iterations=TERMS - 1, neumann_alpha=LR,
+            ),
+            module=self.net, optimizer=torch.optim.SGD(self.below, lr=LR),
+            train_data_loader=Loader(data, 0),
+        )  # fmt: skip
+        reweight = Reweight(
+            "reweight", config=Config(), module=self.v, optimizer=self.upper,
+            train_data_loader=Loader(data, 1),
+        )  # fmt: skip
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.engine = Engine(
+                problems=[reweight, classifier],
+                config=EngineConfig(train_iters=1, strategy="cpu"),
+                dependencies={
+                    "l2u": {classifier: [reweight]}, "u2l": {reweight: [classifier]}
+                },
+            )  # fmt: skip
+            self.engine.train()
+        self.before: list[Tensor] | None = None
+
+    def round(self) -> None:
+        self.engine.global_step += 1
+        self.engine.train_step()
+        if self.gradient is None:
+            self.gradient = torch.cat([p.grad.reshape(-1) for p in self.above]).clone()
+
+
+class Loader:
+    """The batches of one side, as a data loader."""
+
+    def __init__(self, data: Data, side: int) -> None:
+        self.data, self.side = data, side
+
+    def __len__(self) -> int:
+        return len(self.data.rows)
+
+    def __iter__(self) -> Any:
+        x, y = self.data.meta if self.side else self.data.train
+        return ((x[rows[self.side]], y[rows[self.side]]) for rows in self.data.rows)
+
+
+class Jax(Contender):
+    """By hand, the whole iteration under jit; a finite difference."""
+
+    def __init__(self, data: Data, strategy: str) -> None:
+        super().__init__(data, strategy)
+        import jax
+        import jax.numpy as jnp
+
+        def forward(p: Any, x: Any) -> Any:
+            for k in range(0, len(p), 2):
+                x = x @ p[k].T + p[k + 1]
+                x = jax.nn.relu(x) if k + 2 < len(p) else x
+            return x
+
+        def losses(w: Any, x: Any, y: Any) -> Any:
+            z = forward(w, x)
+            return jax.nn.logsumexp(z, 1) - jnp.take_along_axis(z, y[:, None], 1)[:, 0]
+
+        def lower(w: Any, v: Any, fixed: Any, x: Any, y: Any) -> Any:
+            weights = jax.nn.sigmoid(forward(v, fixed[:, None]))[:, 0]
+            return jnp.mean(weights * losses(w, x, y))
+
+        def update(w: Any, v: Any, m: Any, s: Any, t: Any, x: Any, y: Any, mx: Any, my: Any) -> Any:
+            g = jax.grad(lower)(w, v, losses(w, x, y), x, y)
+            w = [p - LR * q for p, q in zip(w, g, strict=True)]
+            a = jax.grad(lambda w: jnp.mean(losses(w, mx, my)))(w)
+            size = jnp.sqrt(sum(jnp.sum(q * q) for q in a))
+            fixed = losses(w, x, y)
+            at = [
+                jax.grad(lower, 1)([p + e * q for p, q in zip(w, a, strict=True)], v, fixed, x, y)
+                for e in (EPS / size, -EPS / size)
+            ]
+            g = [-LR * size / (2 * EPS) * (p - q) for p, q in zip(*at, strict=True)]
+            m = [0.9 * p + 0.1 * q for p, q in zip(m, g, strict=True)]
+            s = [0.999 * p + 0.001 * q * q for p, q in zip(s, g, strict=True)]
+            c, d = UPPER_LR / (1 - 0.9**t), 1 - 0.999**t
+            v = [
+                p - c * q / (jnp.sqrt(r / d) + 1e-8) for p, q, r in zip(v, m, s, strict=True)
+            ]
+            return w, v, m, s, g
+
+        self.update, self.numpy = jax.jit(update), jnp.asarray
+        w, v = ([jnp.asarray(p.detach().numpy()) for p in q] for q in (self.below, self.above))
+        self.state = [w, v, [0 * p for p in v], [0 * p for p in v]]
+
+    def round(self) -> None:
+        batch = [self.numpy(b.numpy()) for b in self.batches()]
+        *self.state, g = self.update(*self.state, float(self.k), *batch)
+        self.state[1][0].block_until_ready()
+        if self.gradient is None:
+            import numpy
+
+            self.gradient = torch.cat([torch.tensor(numpy.array(p)).reshape(-1) for p in g])
+
+    def accuracy(self) -> float:
+        import numpy
+
+        with torch.no_grad():
+            for p, q in zip(self.below, self.state[0], strict=True):
+                p.copy_(torch.tensor(numpy.array(q)))
+        return super().accuracy()
+
+
+PROGRAM = """
+mlo 0.1
+dim C = 10
+%s
+extern source batches(side: int) : { x: real[100, 64], y: int<C>[100] } from "memory:batches"
+level student {
+  module net = %s
+  draw b from batches(0)
+  let losses = xent(net(b.x), b.y)
+  let omega = weigher.v(detach(losses)[:, new])[:, 0]
+  minimize mean(omega * losses)
+  optimizer = sgd(lr = %g)
+  hypergrad = %s
+}
+level weigher {
+  module v = mlp([1, 100, 1], out = sigmoid)
+  draw b from batches(1)
+  minimize mean(xent(student*.net(b.x), b.y))
+  optimizer = adam(lr = %g)
+}
+run { steps = 100000  eval = every(100000) }
+"""
