@@ -273,13 +273,15 @@ class Betty(Contender):
                 },
             )  # fmt: skip
             self.engine.train()
-        self.before: list[Tensor] | None = None
+        self.reweight = reweight
 
     def round(self) -> None:
         self.engine.global_step += 1
         self.engine.train_step()
         if self.gradient is None:
-            self.gradient = torch.cat([p.grad.reshape(-1) for p in self.above]).clone()
+            # Adam's first moment is a tenth of the gradient after one step.
+            moments = [s["exp_avg"] for s in self.reweight.optimizer.state.values()]
+            self.gradient = 10 * torch.cat([m.reshape(-1) for m in moments])
 
 
 class Loader:
@@ -381,3 +383,166 @@ level weigher {
 }
 run { steps = 100000  eval = every(100000) }
 """
+
+HYPERGRAD = {
+    "finite_diff": f"finite_diff(eps = {EPS})",
+    "cg": f"cg(iters = 5, tol = 1e-30, damping = {DAMPING})",
+    "neumann": f"neumann(terms = {TERMS}, lr = {LR})",
+    "unroll": "unroll",
+}
+
+
+class Compiled(Contender):
+    """bettyc at -O1. module: the student comes from Python."""
+
+    def __init__(self, data: Data, strategy: str, module: bool = False) -> None:
+        super().__init__(data, strategy)
+        import bettyc
+
+        loaders = [iter(Loader(data, side)) for side in (0, 1)]
+
+        def batches(side: int) -> dict[str, Tensor]:
+            batch = next(loaders[side], None)
+            if batch is None:
+                loaders[side] = iter(Loader(data, side))
+                batch = next(loaders[side])
+            return {"x": batch[0], "y": batch[1]}
+
+        extern = 'extern module layers() : real[B, 64] -> real[B, C] from "memory:layers"'
+        network = "layers()" if module else "mlp([64, 256, 256, C])"
+        text = PROGRAM % (
+            extern if module else "", network, LR, HYPERGRAD[strategy], UPPER_LR
+        )  # fmt: skip
+        externs = {"batches": batches, **({"layers": student} if module else {})}
+        plan = bettyc.loads(text).compile(externs=externs)
+        self.run = plan.start(seed=0)
+        for level, name, net in (("student", "net", self.net), ("weigher", "v", self.v)):
+            values = {f"{name}.{n}": p.detach() for n, p in net.named_parameters()}
+            self.run.stages[level].assign(values)
+        self.start = self.run.state.theta["weigher"].clone()
+
+    def round(self) -> None:
+        self.run.step()
+        if self.gradient is None:
+            self.gradient = 10 * self.run.state.optimizer["weigher"]["m"]
+
+    def accuracy(self) -> float:
+        x, y = self.data.test
+        return float((self.run["student"].net(x).argmax(1) == y).float().mean())
+
+
+def of_python(data: Data, strategy: str) -> Contender:
+    return Compiled(data, strategy, module=True)
+
+
+# The first is the reference of the comparison.
+CONTENDERS: dict[str, tuple[Callable[[Data, str], Contender], tuple[str, ...]]] = {
+    "plain torch": (Unrolled, STRATEGIES),
+    "bettyc": (Compiled, STRATEGIES),
+    "bettyc, Python module": (of_python, STRATEGIES),
+    "Betty 0.2.1": (Betty, ("finite_diff", "cg", "neumann")),
+    "higher 0.2.1": (Higher, ("unroll",)),
+    "TorchOpt 0.7.3": (TorchOpt, ("unroll",)),
+    "JAX by hand (jit)": (Jax, ("finite_diff",)),
+}
+DIFFERENT = {
+    ("Betty 0.2.1", "cg"): "its conjugate gradient updates p with the old residual",
+    ("Betty 0.2.1", "finite_diff"): "its finite difference moves what the objective detaches",
+}
+
+
+def compare(data: Data, strategy: str, repeats: int, threads: int) -> list[dict[str, Any]]:
+    contenders: dict[str, Contender] = {}
+    differences: dict[str, float] = {}
+    for name, (make, strategies) in CONTENDERS.items():
+        if strategy not in strategies:
+            continue
+        try:
+            contender = make(data, strategy)
+        except ImportError as error:
+            print(f"{name} is not installed ({error.name})", flush=True)
+            continue
+        contender.round()
+        contenders[name] = contender
+        first = next(iter(contenders.values())).gradient
+        assert first is not None
+        assert contender.gradient is not None
+        differences[name] = float((contender.gradient - first).norm() / first.norm())
+        if (name, strategy) not in DIFFERENT and not differences[name] <= SAME:
+            sys.exit(f"{strategy}: {name} differs by {differences[name]:.1e}")
+    for contender in contenders.values():
+        for _ in range(599):
+            contender.round()
+    accuracies = {name: c.accuracy() for name, c in contenders.items()}
+    times = take_turns(contenders, repeats)
+    return [
+        {
+            "name": name, "ms": 1e3 * statistics.median(t), "least": 1e3 * min(t),
+            "spread": spread(t), "memory": memory(name, strategy, threads),
+            "difference": differences[name], "accuracy": accuracies[name],
+            "note": DIFFERENT.get((name, strategy), ""),
+        }
+        for name, t in times.items()
+    ]  # fmt: skip
+
+
+def memory(name: str, strategy: str, threads: int) -> float | None:
+    """Peak MiB above torch and the data, in a fresh process."""
+    command = [sys.executable, __file__, "--memory", strategy, name, "--threads", str(threads)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        return float(found.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        return None
+
+
+def peak(strategy: str, name: str) -> float:
+    data = digits()
+    before = resident()
+    contender = CONTENDERS[name][0](data, strategy)
+    for _ in range(20):
+        contender.round()
+    return resident() - before
+
+
+def table(strategy: str, rows: list[dict[str, Any]]) -> None:
+    ours = next((r["ms"] for r in rows if r["name"] == "bettyc"), rows[0]["ms"])
+    print(f"\n{strategy}: milliseconds per iteration\n")
+    print("| library | median | least | ± | times bettyc | MiB | difference | accuracy |")
+    print("|---|---|---|---|---|---|---|---|")
+    for r in rows:
+        used = "–" if r["memory"] is None else f"{r['memory']:.0f}"
+        print(
+            f"| {r['name']} | {r['ms']:.2f} | {r['least']:.2f} | {r['spread']:.0%} |"
+            f" {r['ms'] / ours:.2f} | {used} | {r['difference']:.1e} | {r['accuracy']:.4f} |"
+        )
+    for r in rows:
+        if r["note"]:
+            print(f"\n{r['name']}: {r['note']}.")
+    print(flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("strategies", nargs="*", default=list(STRATEGIES))
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path, help="a file for the figures as JSON")
+    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(given.threads)
+    if given.memory:
+        print(peak(*given.memory))
+        return
+    data, found = digits(), {}
+    for strategy in given.strategies:
+        found[strategy] = compare(data, strategy, given.repeats, given.threads)
+        table(strategy, found[strategy])
+    if given.output:
+        about = {"machine": machine(given.threads), "results": found}
+        given.output.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
