@@ -234,7 +234,7 @@ class Betty(Contender):
         from betty.problems import ImplicitProblem
 
         logging.getLogger("betty").setLevel(logging.ERROR)
-        outer, damping = self, DAMPING if strategy == "cg" else 0.0
+        damping = DAMPING if strategy == "cg" else 0.0
 
         class Reweight(ImplicitProblem):
             def training_step(self, batch: Any) -> Tensor:

@@ -295,7 +295,12 @@ class Closed:
         return (
             self._before(f"{name}_fixed", fixed),
             self._compiled(
-                f"{name}_hessian_product", roots[:count], titles, slices, regions, moving,
+                f"{name}_hessian_product",
+                roots[:count],
+                titles,
+                slices,
+                regions,
+                moving,
                 [self.level],
             ),
             self._compiled(f"{name}_cross", roots[count:], titles, slices, regions, wrt=into)
