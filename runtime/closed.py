@@ -33,7 +33,8 @@ from bettyc.kernels.rows import rows
 from bettyc.kernels.xt_phi_x import Product
 from bettyc.model import Level
 from bettyc.onepass import Region, rewrite
-from bettyc.ops import OPAQUE, OPS
+from bettyc.ops import OPS
+from bettyc.ops.control import is_opaque
 from bettyc.ops.term import Term
 from bettyc.runtime import domains, passes
 from bettyc.runtime.layout import Slot
@@ -479,21 +480,23 @@ def _slice(slot: Slot, flat: str = "v") -> str:
 def closed(linked: Linked, level: Level, root: int, levels: Sequence[str]) -> Closed | None:
     """The closed form of a level's objective, or None where a part of it is opaque."""
     graph = linked.graph
-    if level.task is not None or any(_opaque(graph[i]) for i in graph.reachable([root])):
+    if level.task is not None or any(_opaque(graph, i) for i in graph.reachable([root])):
         return None
     if linked.plan.level(level.name).precision in ("bf16", "fp16"):
         return None
     freed = _freed(linked, graph, root)
     if freed is None:
         return None
-    found = Closed(linked, level, freed, levels)
+    found = Closed(linked, level, simplify(graph, [freed])[0], levels)
     return found if any(found.leaves.values()) else None
 
 
-def _opaque(node: Node) -> bool:
+def _opaque(graph: Graph, index: int) -> bool:
     """Networks and functions from Python, masks, replicas, averages: what has no text of torch."""
-    row = OPS.get(node.op)
-    return node.op in OPAQUE or node.op == "module" or (row is not None and row.torch is None)
+    node, row = graph[index], OPS.get(graph[index].op)
+    if is_opaque(node, [graph[a].type for a in node.args]) or node.op == "module":
+        return True
+    return row is not None and row.torch is None
 
 
 def _freed(linked: Linked, graph: Graph, root: int) -> int | None:

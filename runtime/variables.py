@@ -7,13 +7,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bettyc.runtime.builtin import module
 from bettyc.runtime.stage import Stage
 
 
 class Variables:
     """`run["fit"].w`: a copy of the value, of its declared shape (with a leading axis of replicas
-    for a `foreach` level), in natural units where the variable has a domain. A network from
-    Python is a module of its own, a built-in network a dict of its parameters by name.
+    for a `foreach` level), in natural units where the variable has a domain. A network is a
+    module of its own; a built-in one of a `foreach` level a dict of its parameters by name.
 
     averaged: the averages of the level's `average`, where it has made some.
     """
@@ -34,7 +35,7 @@ class Variables:
             n.removeprefix(f"{name}."): v for n, v in values.items() if n.startswith(f"{name}.")
         }
         if inside:
-            return inside
+            return self._builtin(name, inside) or inside
         raise AttributeError(f"level `{stage.name}` has no `{name}`; it has {', '.join(self)}")
 
     def __getitem__(self, name: str) -> Any:
@@ -61,6 +62,12 @@ class Variables:
     def assign(self, **values: Tensor) -> None:
         """Give variables new values (natural units). Raises ValueError for a wrong one."""
         self._stage.assign(values)
+
+    def _builtin(self, name: str, values: dict[str, Tensor]) -> nn.Module | None:
+        networks = [n for n in self._stage.level.networks if n.name == name]
+        if self._stage.replicas is not None or not networks:
+            return None
+        return module(networks[0], values)
 
     def _network(self, name: str) -> nn.Module | None:
         from copy import deepcopy

@@ -308,6 +308,20 @@ def _sum(node: Term) -> Term | None:
     return None
 
 
+def _sumsq(node: Term) -> Term | None:
+    """Over all parameters of a network: the sum over each, so that none is copied."""
+    x = node.operands[0]
+    if x.node.op != "params" or node.attr("axis") not in (None, 0):
+        return None
+    parts = x.operands
+    if not parts or not all(isinstance(p.node.type, Tensor) for p in parts):
+        return None
+    found = parts[0].call("sumsq")
+    for part in parts[1:]:
+        found = found + part.call("sumsq")
+    return found
+
+
 def _mean(node: Term) -> Term | None:
     x = node.operands[0]
     return x.operands[0] if x.node.op == "expand" and _scalar(x.operands[0]) else None
@@ -418,6 +432,7 @@ BY_OP: dict[str, tuple[Rule, ...]] = {
     "where": (_where,),
     "matmul": (_matmul,),
     "sum": (_sum,),
+    "sumsq": (_sumsq,),
     "mean": (_mean,),
     "reshape": (_reshape,),
     "permute": (_permute,),
