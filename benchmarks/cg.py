@@ -3,8 +3,10 @@
     python benchmarks/cg.py [--sizes 1000x100,10000x1000,10000x10000] [--rounds 7] [--tol 1e-6]
 
 float32, all solvers to the same tolerance, one after the other in every round, medians over the
-rounds. Every answer is first checked against a float64 one. A library that is not installed is
-named. Peers that take a product get the analytic one in torch; scipy gets the same in numpy.
+rounds. Each turn begins after a pause: threads of the last library may spin for some time, those of
+OpenBLAS behind scipy for 20 ms, and would slow down whoever is next. Every answer is first checked
+against a float64 one. A library that is not installed is named. Peers that take a product get the
+analytic one in torch; scipy gets the same in numpy.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from bettyc.kernels.phi import Diagonal
 from bettyc.kernels.xt_phi_x import Product
 
 MU = 1e-2
+PAUSE = 0.1  # seconds
 Solver = Callable[[], Tensor]
 
 
@@ -215,6 +218,7 @@ def measure(
     times: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(rounds):
         for name, solve in found.items():
+            time.sleep(PAUSE)
             problem.products, begin, runs = 0, time.perf_counter(), 0
             while runs == 0 or time.perf_counter() - begin < 0.02:
                 solve()

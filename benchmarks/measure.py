@@ -16,6 +16,8 @@ from pathlib import Path
 
 from bilevel import Contender
 
+PAUSE = 0.1  # seconds before a turn: OpenMP's and OpenBLAS's threads spin for some 20 ms
+
 
 @dataclass(frozen=True)
 class Row:
@@ -38,7 +40,7 @@ def take_turns(
     contenders: Mapping[str, Contender], repeats: int, least: float = 0.1
 ) -> dict[str, list[float]]:
     """Seconds per round of each, `repeats` times, one after the other; each turn lasts at least
-    `least` seconds.
+    `least` seconds, and begins when threads of the last library no longer spin.
     """
     rounds = {}
     for name, contender in contenders.items():
@@ -49,6 +51,7 @@ def take_turns(
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, contender in contenders.items():
+            time.sleep(PAUSE)
             began = time.perf_counter()
             for _ in range(rounds[name]):
                 contender.round()

@@ -23,7 +23,6 @@ from peers import CONTENDERS, DIFFERENT
 from picture import bars
 
 SAME = 1e-3  # relative error of a hypergradient, float32
-NEAR = 0.05  # of one that approximates it in another way, see peers.DIFFERENT
 
 
 def main() -> None:
@@ -73,7 +72,7 @@ def compare(problem: Problem, repeats: int, threads: int, only: list[str] | None
         hypergradient = (problem.lam - contender.lam().reshape(-1)) / problem.upper_lr
         reference = hypergradient if reference is None else reference
         errors[name] = float((hypergradient - reference).norm() / reference.norm())
-        limit = NEAR if name in DIFFERENT else SAME
+        limit = problem.near if name in DIFFERENT else SAME
         if not errors[name] <= limit:
             sys.exit(f"{problem.name}: the hypergradient of {name} is off by {errors[name]:.1e}")
         contenders[name] = contender

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 PARTS = 32  # shares of the rows that CPU cores take in turn
 PART_ROWS = 64  # rows in a share, at least
-BLOCKS = (64, 16, 32, 128)  # rows in a block; the first where it is not worth measuring
+BLOCKS = (64, 8, 16, 32, 128)  # rows in a block; the first where it is not worth measuring
 WORTH = 1 << 20  # products of X's elements and columns from which it is
 MAX_COLUMNS = 128  # a block of rows with all slots of its program has to stay in the cache
 NARROW, LARGE = 32, 4096  # columns and elements of X for which BLAS is faster on the transpose
