@@ -153,8 +153,8 @@ def _networks(model: Model) -> Iterator[tuple[str, Network, Extern]]:
     known = {e.name: e for e in model.externs}
     for level in model.levels:
         for network in level.networks:
-            if network.extern is not None:
-                yield f"{level.name}.{network.name}", network, known[network.extern]
+            if network.extern in known:
+                yield f"{level.name}.{network.name}", network, known[str(network.extern)]
 
 
 def _uses(model: Model, graph: Graph, sizes: Mapping[str, int]) -> list[Use]:
@@ -200,7 +200,9 @@ def _use(
         while leaf.args:
             leaf = graph[leaf.args[0]]
         network = f"{leaf.attr('level')}.{leaf.attr('name')}"
-        declared = next(n for k, n, _ in _networks(model) if k == network)
+        declared = next((n for k, n, _ in _networks(model) if k == network), None)
+        if declared is None:
+            return None  # built in
         extern = known[str(declared.extern)]
         reached = {k - 1 for k in reached}
         operands = operands[1:]

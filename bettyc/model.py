@@ -66,7 +66,8 @@ class Variable:
 @dataclass(frozen=True)
 class Network:
     """A network that a level owns. A built-in one is expanded into variables and operators; one
-    from Python (`extern` names its declaration) stays opaque and keeps its arguments.
+    from Python (`extern` names its declaration) stays opaque and keeps its arguments, and so does
+    one that torch.nn builds (`extern` is its built-in name).
     """
 
     name: str

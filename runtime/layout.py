@@ -141,7 +141,7 @@ def layout(
         module = networks.get(network.name)
         if module is not None:
             found += [
-                (f"{network.name}.{n}", tuple(p.shape), None, None)
+                (f"{network.name}.{plainly(n)}", tuple(p.shape), None, None)
                 for n, p in module.named_parameters()
             ]
     slots: list[Slot] = []
@@ -153,6 +153,11 @@ def layout(
         ends[trainable] = start + math.prod(free)
         slots.append(Slot(name, shape, free, domain, initial, trainable, start, ends[trainable]))
     return Layout(level.name, tuple(slots), ends[True], ends[False])
+
+
+def plainly(name: str) -> str:
+    """The name of a parameter without what torch.compile puts into it."""
+    return name.replace("_orig_mod.", "")
 
 
 def concrete(shape: tuple[Dim, ...]) -> tuple[int, ...]:

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from bettyc.expr import Graph
-from bettyc.model import Extern, Level
+from bettyc.model import Level
 from bettyc.model import Network as Declared
 from bettyc.plan import Plan
 from bettyc.runtime import externs
 from bettyc.runtime.layout import Layout, layout
 from bettyc.runtime.modules import Network
+from bettyc.runtime.networks import build as built_in
 from bettyc.runtime.randomness import masks
 from bettyc.runtime.seeds import seed_of
 from bettyc.types import Dim
@@ -53,8 +54,7 @@ class Linked:
 
     def build(self, level: str, declared: Declared, *seed: int | str) -> nn.Module:
         """A new module of a level's network, its own initialisation under the seed."""
-        extern = _extern(self.plan, declared)
-        return _build(self.plan, extern, self.objects[extern.name], declared, *seed)
+        return _build(self.plan, self.objects, declared, *seed)
 
 
 def link(
@@ -83,11 +83,8 @@ def link(
         for declared in level.networks:
             if declared.extern is None:
                 continue
-            extern = _extern(plan, declared)
             key = f"{level.name}.{declared.name}"
-            module = _build(
-                plan, extern, objects[extern.name], declared, seed, "initial", key, 0, 0
-            )
+            module = _build(plan, objects, declared, seed, "initial", key, 0, 0)
             modules[declared.name] = module.to(device=device, dtype=dtype)
             networks[key] = Network(key, modules[declared.name], plan.level(level.name).recompute)
         layouts[level.name] = layout(level, plan.level(level.name).freeze, sizes, modules)
@@ -96,15 +93,15 @@ def link(
     return Linked(plan, graph, sizes, layouts, networks, functions, objects, device, dtype)
 
 
-def _extern(plan: Plan, declared: Declared) -> Extern:
-    return next(e for e in plan.model.externs if e.name == declared.extern)
-
-
 def _build(
-    plan: Plan, extern: Extern, found: Any, declared: Declared, *seed: int | str
+    plan: Plan, objects: Mapping[str, Any], declared: Declared, *seed: int | str
 ) -> nn.Module:
+    """A network from Python, or a built-in one that torch.nn makes."""
+    extern = next((e for e in plan.model.externs if e.name == declared.extern), None)
     with masks(seed_of(*seed), "cpu"):
-        return externs.network(extern, found, declared.arguments)
+        if extern is None:
+            return built_in(declared.arguments)
+        return externs.network(extern, objects[extern.name], declared.arguments)
 
 
 def _parameter_counts(graph: Graph, networks: Mapping[str, Network]) -> dict[str, int]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bettyc.failures import CallbackError, RunError
+from bettyc.runtime.layout import plainly
 from bettyc.runtime.objective import Frame
 from bettyc.runtime.recompute import parts, recomputing
 
@@ -33,7 +36,9 @@ class Network:
         self.key = key
         self.module = module
         self.forgetful = parts(module, recompute)
-        self.names = [name for name, _ in module.named_parameters()]
+        self._own_names = [name for name, _ in module.named_parameters()]
+        self.names = list(map(plainly, self._own_names))
+        self.compiled = any(hasattr(part, "_orig_mod") for part in module.modules())
         self.shapes = [tuple(p.shape) for p in module.parameters()]
         self.sizes = [math.prod(shape) for shape in self.shapes]
         self.buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
@@ -46,6 +51,10 @@ class Network:
             for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)
         }
 
+    def state(self, flat: Tensor) -> dict[str, Tensor]:
+        """The same under the names that the module itself has for them."""
+        return dict(zip(self._own_names, self.parameters(flat).values(), strict=True))
+
     def caller(self, train: bool) -> Caller:
         return Caller(self, train)
 
@@ -54,11 +63,24 @@ class Network:
         into it.
         """
         with torch.no_grad():
-            for name, value in zip(self.names, values, strict=True):
+            for name, value in zip(self._own_names, values, strict=True):
                 self.module.get_parameter(name).copy_(value)
             for name, value in buffers.items():
                 self.module.get_buffer(name).copy_(value)
         return self.module
+
+
+@contextmanager
+def _quiet(compiled: bool) -> Iterator[None]:
+    """TorchDynamo looks at `.grad` of the parameters it is given, and torch warns that views of
+    the flat tensor have none.
+    """
+    if not compiled:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a")
+        yield
 
 
 def raised_in(name: str, error: Exception) -> Exception:
@@ -86,14 +108,12 @@ class Caller:
         network = self.network
         if network.module.training is not self.train:
             network.module.train(self.train)
-        state = network.parameters(flat)
+        state = network.state(flat)
         buffers = frame.buffers.get(network.key)
         if buffers:
             state |= buffers
         try:
-            if not network.forgetful:
-                return functional_call(network.module, state, inputs)
-            with recomputing(network.forgetful):
+            with _quiet(network.compiled), recomputing(network.forgetful):
                 return functional_call(network.module, state, inputs)
         except Exception as error:
             raise raised_in(network.key, error) from error

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 
@@ -59,6 +60,18 @@ def recomputing(modules: Sequence[nn.Module]) -> Iterator[None]:
             del module.forward
 
 
+def _attention() -> list[SDPBackend]:
+    """The kernels of attention that are allowed here: the second time has to take the same."""
+    allowed = torch.backends.cuda
+    pairs = (
+        (allowed.flash_sdp_enabled, SDPBackend.FLASH_ATTENTION),
+        (allowed.mem_efficient_sdp_enabled, SDPBackend.EFFICIENT_ATTENTION),
+        (allowed.math_sdp_enabled, SDPBackend.MATH),
+        (allowed.cudnn_sdp_enabled, SDPBackend.CUDNN_ATTENTION),
+    )
+    return [backend for enabled, backend in pairs if enabled()]
+
+
 def _forgetful(module: nn.Module, forward: Any) -> Any:
     """A forward that is evaluated by `checkpoint`."""
 
@@ -68,7 +81,7 @@ def _forgetful(module: nn.Module, forward: Any) -> Any:
         state = dict(module.named_parameters())
         buffers = dict(module.named_buffers())
         before = {name: buffer.clone() for name, buffer in buffers.items()}
-        first = True
+        first, kernels = True, _attention()
 
         def evaluate(state: dict[str, Tensor], *inputs: Any) -> Any:
             nonlocal first
@@ -76,7 +89,8 @@ def _forgetful(module: nn.Module, forward: Any) -> Any:
             first = False
             outer, module.forward = module.__dict__.get("forward"), forward
             try:
-                return functional_call(module, {**state, **own}, inputs, named)
+                with sdpa_kernel(kernels):
+                    return functional_call(module, {**state, **own}, inputs, named)
             finally:
                 if outer is None:
                     del module.forward

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bettyc.model import Level
 from bettyc.runtime.initial import initial
-from bettyc.runtime.layout import Layout
+from bettyc.runtime.layout import Layout, plainly
 from bettyc.runtime.link import Linked
 
 
@@ -81,7 +81,8 @@ def _fresh(linked: Linked, level: Level, seed: int, start: int, replica: int) ->
         key = f"{level.name}.{declared.name}"
         module = linked.build(level.name, declared, seed, "initial", key, start, replica)
         values |= {
-            f"{declared.name}.{n}": p.detach().double() for n, p in module.named_parameters()
+            f"{declared.name}.{plainly(n)}": p.detach().double()
+            for n, p in module.named_parameters()
         }
         buffers[key] = {n: _buffer(linked, b) for n, b in module.named_buffers()}
     for variable in level.variables:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from bettyc.diagnostics.model import Edit, Suggestion
 from bettyc.diagnostics.suggest import closest
-from bettyc.elaborate import calls, constants
+from bettyc.elaborate import calls, constants, torch_networks
 from bettyc.elaborate.constants import NotConstant
 from bettyc.elaborate.context import Context
 from bettyc.elaborate.declared import type_of
@@ -209,9 +209,9 @@ def _built_in(node: ast.Module, scope: Scope) -> bool:
     """Is it `mlp(...)` or the like? Those are formulas, which Python code cannot call."""
     call = node.value
     name = call.function if isinstance(call, ast.Call) else call
-    return isinstance(name, ast.Name) and not isinstance(
-        scope.unit.names.get(name.id), ast.ExternModule
-    )
+    if not isinstance(name, ast.Name) or name.id in torch_networks.TORCH:
+        return False
+    return not isinstance(scope.unit.names.get(name.id), ast.ExternModule)
 
 
 def declare_split(ctx: Context, node: ast.Split, scope: Scope) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 from bettyc.diagnostics.model import Edit, Suggestion
 from bettyc.diagnostics.span import Span
 from bettyc.diagnostics.suggest import closest
-from bettyc.elaborate import calls, constants, formula
+from bettyc.elaborate import calls, constants, formula, torch_networks
 from bettyc.elaborate.constants import NotConstant
 from bettyc.elaborate.context import Context
 from bettyc.elaborate.scope import LevelDecl, Scope
+from bettyc.elaborate.torch_networks import TORCH
 from bettyc.elaborate.values import BAD, Meaning, Net, Tens, unify
 from bettyc.grammar import ast
 from bettyc.model import Call, Network, Value, Variable
@@ -93,6 +94,11 @@ def apply(
                 label=f"input of `{net.name}`",
             )
             return BAD
+    least = torch_networks.too_small(network, bound)
+    if least:
+        found = f"`{ctx.graph[inputs[0]].type}`"
+        ctx.report("MLO0404", nodes[0].span, scope, expected=least, found=found)
+        return BAD
     output = bind(signature.output, bound)
     if isinstance(output, Poison):
         return BAD
@@ -153,9 +159,12 @@ def declare(ctx: Context, level: LevelDecl, node: ast.Module, scope: Scope) -> N
             _extern(ctx, level, node, call, declared, scope)
         elif name in BUILTIN:
             _builtin(ctx, level, node, call, scope)
+        elif name in TORCH:
+            torch_networks.declare(ctx, level, node, call, scope)
         else:
             known = [
                 *BUILTIN,
+                *TORCH,
                 *(n for n, d in scope.unit.names.items() if isinstance(d, ast.ExternModule)),
             ]
             ctx.report(
@@ -170,7 +179,7 @@ def declare(ctx: Context, level: LevelDecl, node: ast.Module, scope: Scope) -> N
                     )
                     for n in closest(name, known)
                 ],
-                notes=[f"built in: {', '.join(BUILTIN)}"],
+                notes=[f"built in: {', '.join((*BUILTIN, *TORCH))}"],
             )
     except NotConstant:
         return
