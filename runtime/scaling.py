@@ -1,6 +1,6 @@
 """Loss scaling for levels in fp16: gradients that would vanish in half precision are multiplied up.
 
-    g = grad(s * loss) / s;   an update whose g is not finite is left out and s is halved;
+    g = grad(s * loss) / s;   an update of which a g is not finite is left out and s is halved;
     after `interval` updates in a row that were made, s is doubled
 
 The rule and the numbers are torch.amp.GradScaler's. s lives in the run's memory, so that
@@ -42,12 +42,11 @@ class Scaler:
         known = self.state.memory.get(self._key)
         return torch.tensor([self.first, 0.0], dtype=torch.float64) if known is None else known
 
-    def accepts(self, grad: Tensor) -> bool:
-        """Whether the update may be made; takes note of it either way. Raises RunError where no
-        scale helps.
+    def note(self, fine: bool) -> None:
+        """Take note of whether the gradients of an update were finite, so that it was made. Raises
+        RunError where no scale helps.
         """
         scale, made = self._held().tolist()
-        fine = bool(torch.isfinite(grad).all())
         if not fine:
             scale, made = scale / 2, 0.0
             if scale < SMALLEST:
@@ -60,4 +59,3 @@ class Scaler:
             if made == self.interval:
                 scale, made = scale * 2, 0.0
         self.state.memory[self._key] = torch.tensor([scale, made], dtype=torch.float64)
-        return fine

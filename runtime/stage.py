@@ -82,6 +82,7 @@ class Stage:
         )
         self.accumulate = max(self.plan.accumulate, 1)
         self.scaler = Scaler(self.name, state) if self.plan.precision == "fp16" else None
+        self._overflowed = False  # in fp16, a gradient of the update at hand
         self.hooks: Watched | None = None
         self.clock: Callable[[], int] = lambda: 0  # the number of the top level's update
         self.epochs: dict[str, int] = {}  # of each draw, as hooks have been told
@@ -180,24 +181,39 @@ class Stage:
 
     def step(self) -> bool:
         """One optimizer update, of `accumulate` gradients; False where `stop` was met instead."""
+        seen, self._overflowed = self.state.gradients[self.name], False
         for k in range(self.accumulate):
             if k:
                 for source in self.owned:
                     source.spent = True
-            if not self._step_once():
+            if not self._step_once(last=k + 1 == self.accumulate):
                 return False
+        if self._overflowed:
+            self._leave_out(seen)
         self.state.updates[self.name] += 1
         return True
 
-    def _step_once(self) -> bool:
+    def _leave_out(self, seen: int) -> None:
+        """Forget the gradients of an update of which one overflowed; `seen` were there before."""
+        begun = self.state.gradients[self.name] - seen
+        for _ in range(begun if self.trajectory is not None else 0):
+            self.trajectory.records.pop()  # type: ignore[union-attr]
+        self.state.gradients[self.name] = seen
+        self.state.optimizer[self.name].pop("accumulated", None)
+
+    def _step_once(self, last: bool) -> bool:
         name, state, hooks = self.name, self.state, self.hooks
         frame = self.feed.next()
         if hooks is not None:
             self._announce(hooks)
         loss, grad = self.gradient(frame)
         self.losses.append(loss)
-        if self.scaler is not None and not self.scaler.accepts(grad):
-            return True
+        if self.scaler is not None:
+            self._overflowed = self._overflowed or not bool(torch.isfinite(grad).all())
+            if last:
+                self.scaler.note(not self._overflowed)
+            if self._overflowed:
+                return True
         if self.plan.stop is not None and self._arrived(grad):
             return False
         if hooks is not None:

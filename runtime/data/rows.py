@@ -215,7 +215,7 @@ def checked(
         ) from error
     kinds = dict(types.tensors(declared))
     return {
-        name: checker.column(name, kinds[name], part, lead).to(device)
+        name: checker.column(name, kinds[name], part, lead).to(device, non_blocking=True)
         for name, part in parts.items()
     }
 

@@ -260,6 +260,61 @@ run { steps = 3  checkpoint = every(1) }
     assert list((data / "out" / "checkpoints").iterdir()) == []
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_that_raises_in_a_worker(workers: int, bettyc: Bettyc, data: Path) -> None:
+    """Message, exit code, and the last good checkpoint as it was."""
+    (data / "feed.py").write_text(
+        """
+import torch
+
+class Rows(torch.utils.data.Dataset):
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, i):
+        if i == 9:
+            raise OSError("the disk is on fire")
+        return {"x": torch.ones(3), "y": torch.tensor(1.0)}
+
+def rows():
+    return Rows()
+"""
+    )
+    (data / "fed.mlo").write_text(
+        f"""
+dim n
+extern source rows() : {{ x: real[n, 3], y: real[n] }} from "feed:rows"
+data all from rows()
+level fit {{
+  var w : real[3] = zeros
+  draw b from all(batch = 4, workers = {workers})
+  minimize mean((b.x @ w - b.y)^2)
+  optimizer = sgd(lr = 0.1)
+}}
+run {{ steps = 9  checkpoint = every(1) }}
+"""
+    )
+    done = bettyc("run", "fed.mlo", "-o", "out")
+    kept = sorted((data / "out" / "checkpoints").iterdir())
+
+    assert done.code == 3
+    assert "error: data set `all` raised OSError: " in done.err
+    assert "the disk is on fire" in done.err
+    assert "Traceback" not in done.err
+    assert [p.name for p in kept] == ["step-000001.ckpt", "step-000002.ckpt"]
+    again = bettyc("run", "fed.mlo", "-o", "more", "--resume", str(kept[-1]))
+    assert "the disk is on fire" in again.err
+
+
+def test_a_folder_that_cannot_be_written(bettyc: Bettyc, data: Path) -> None:
+    (data / "file").write_text("")
+    done = bettyc("run", "good.mlo", "-o", "file/out")
+
+    assert done.code == 2
+    assert done.err.startswith("error: ")
+    assert "file/out" in done.err
+
+
 def test_compile_then_run(bettyc: Bettyc, data: Path) -> None:
     written = bettyc("compile", "good.mlo", "--set", "run.steps=2")
     assert (written.code, written.err) == (0, "wrote good.mlop\n")

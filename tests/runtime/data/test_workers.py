@@ -155,3 +155,17 @@ def test_a_data_set_that_changes_its_length(workers):
 
     assert raised.value.diagnostics[0].code == "MLO0511"
     assert raised.value.diagnostics[0].span is not None
+
+
+def test_memory_is_pinned_for_a_gpu_only():
+    from bettyc.model import Draw
+    from bettyc.runtime.data.draw import Batches
+    from bettyc.types import REAL
+
+    source = run_with(0).sources["train"]
+    draw = Draw("b", "train", (("workers", 2),), REAL, None)
+    pinned = [
+        Batches(draw, source, 4, 0, torch.device(kind)).workers.pin for kind in ("cpu", "cuda")
+    ]
+
+    assert pinned == [False, True]
