@@ -101,6 +101,19 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """What computes a part of the work. work: "product" (with the level's Hessian) or "solve".
+
+    name: a kernel of `bettyc.kernels`, or "torch" or "autograd". reason: why, and what each device
+    makes of it.
+    """
+
+    work: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class LevelPlan:
     """How one level is optimized and differentiated through.
 
@@ -118,6 +131,7 @@ class LevelPlan:
         parts of networks whose activations are not kept.
     total: "direct" | "total" (DESIGN: what g and H mean when the level stars others); `dropped`
         names the terms that direct leaves out.
+    kernels: of the solve that differentiates through the level.
     """
 
     name: str
@@ -143,6 +157,7 @@ class LevelPlan:
     average: Call | None = None
     clip_value: float | None = None
     recompute: tuple[str, ...] = ()
+    kernels: tuple[Kernel, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -240,6 +255,7 @@ __all__ = [
     "Edge",
     "Formula",
     "Instruction",
+    "Kernel",
     "LevelPlan",
     "Plan",
     "Pull",

@@ -94,6 +94,7 @@ def _classes() -> dict[str, type]:
         plan.Solve,
         plan.Repeat,
         plan.Candidate,
+        plan.Kernel,
         plan.LevelPlan,
         plan.Cost,
         plan.Plan,

@@ -17,6 +17,7 @@ from bettyc.plan import FORMAT, Candidate, Cost, LevelPlan, Plan, Repeat, Solve,
 from bettyc.planner import choose, cost
 from bettyc.planner.decide import Decisions, decide, inner, pace
 from bettyc.planner.facts import Facts, gather, word
+from bettyc.planner.kernels import kernels
 
 
 def make_plan(
@@ -35,7 +36,8 @@ def make_plan(
     if made is None or any(d.severity == "error" for d in found):
         return None, found
     precision = word(model.setting("precision"), "fp32")
-    levels = tuple(_level(checked, h, facts[n], made, precision) for n in h.order)
+    scratch = _copied(checked.graph) if opt and made.pulled else Graph()
+    levels = tuple(_level(checked, h, facts[n], made, precision, scratch, opt) for n in h.order)
     warnings = tuple(w for level in levels for w in _warnings(level))
     text = checked.resolved
     plan = Plan(
@@ -65,7 +67,23 @@ def _seed(model: Model) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _level(checked: Checked, h: Hierarchy, f: Facts, made: Decisions, precision: str) -> LevelPlan:
+def _copied(graph: Graph) -> Graph:
+    """The same nodes in a graph of their own, for derivatives that are no part of the plan."""
+    found = Graph()
+    for node in graph.nodes:
+        found.make(node.op, node.args, node.type, **dict(node.attrs))
+    return found
+
+
+def _level(
+    checked: Checked,
+    h: Hierarchy,
+    f: Facts,
+    made: Decisions,
+    precision: str,
+    scratch: Graph,
+    opt: int,
+) -> LevelPlan:
     optimizer, strategy = made.optimizers[f.name], made.strategies[f.name]
     level = f.level
     p = pace(f, optimizer.call)
@@ -74,6 +92,7 @@ def _level(checked: Checked, h: Hierarchy, f: Facts, made: Decisions, precision:
     accumulate = level.setting("accumulate")
     clip_value, average = level.setting("clip_value"), level.setting("average")
     groups = level.setting("groups")
+    used = opt and f.name in made.pulled
     return LevelPlan(
         level.name,
         optimizer.call,
@@ -98,6 +117,9 @@ def _level(checked: Checked, h: Hierarchy, f: Facts, made: Decisions, precision:
         average if isinstance(average, Call) else None,
         float(clip_value) if isinstance(clip_value, int | float) else None,
         patterns(level.setting("recompute")),
+        tuple(kernels(scratch, level, strategy.call, made.totals[f.name], f.precision))
+        if used
+        else (),
     )
 
 

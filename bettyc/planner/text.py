@@ -193,6 +193,8 @@ def _strategy(level: LevelPlan, line: str, why: bool) -> Iterator[str]:
     yield f"{line}   curvature {level.total}" if level.dropped or level.total == "total" else line
     shown = level.strategy_candidates if why else [c for c in level.strategy_candidates if c.taken]
     yield from _reasons(shown, "      ")
+    for kernel in level.kernels:
+        yield f"      {kernel.work:<8}{kernel.name}{f': {kernel.reason}' if why else ''}"
     for dropped in level.dropped:
         yield f"      drops  {dropped}"
 

@@ -84,7 +84,7 @@ def test_why_gives_the_reasons_for_and_against_with_places() -> None:
     short, long = (section(text(plan, why), "hypergradients") for why in (False, True))
 
     assert short[0] == "  tune: through fit -> tune"
-    assert [line.split()[0] for line in short[2:]] == ["why"]
+    assert [line.split()[0] for line in short[2:]] == ["why", "product"]
     kept = {line.split()[1].rstrip(":") for line in long if line.startswith("      not ")}
     candidates = {c.name for c in plan.level("fit").strategy_candidates if not c.taken}
     assert kept == candidates

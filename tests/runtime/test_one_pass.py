@@ -143,6 +143,44 @@ def test_steps_and_solves_are_single_calls(name, monkeypatch):
         assert torch.allclose(got, want, rtol=1e-9), key
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_plan_names_what_the_runtime_uses(name, monkeypatch):
+    """A whole solve in one call where the plan says so, and nowhere else."""
+    if native.library() is None:
+        pytest.skip(native.reason())
+    used = []
+    original = Curvature.iterate
+    monkeypatch.setattr(
+        Curvature, "iterate", lambda self, *args: used.append("cg_pass") or original(self, *args)
+    )
+    with dispatch.use("auto"):
+        run = begun(name)
+        run.hypergrad("tune")
+    kernels = run.plan.level("fit").kernels
+    assert [(k.work, k.name) for k in kernels] == [
+        ("product", "one_pass"), ("solve", used[0] if used else "cg_update"),
+    ]  # fmt: skip
+    assert "X = `train.x`" in kernels[0].reason
+    assert begun(name, opt=0).plan.level("fit").kernels == ()
+    assert run.plan.level("tune").kernels == ()
+
+
+@pytest.mark.parametrize(
+    ("loss", "product", "solve"),
+    [
+        ("sumsq(w - tune.log_wd) + mean(train.y)", "torch", "cg_update"),
+        (
+            "sumsq(train.x @ w - mean(train.x @ w)) + exp(tune.log_l2) * sumsq(w)",
+            "torch", "cg_update",
+        ),
+    ],
+)  # fmt: skip
+def test_the_plan_says_what_is_no_pass(loss, product, solve):
+    text = PROGRAM.replace("VARIABLES", VECTOR).replace("LOSS", loss).replace("READ", "fit*.w")
+    kernels = start(text, data()).plan.level("fit").kernels
+    assert [k.name for k in kernels] == [product, solve]
+
+
 def test_products_with_the_data_alone():
     """X V and all functions of its rows that are needed: one pass each before and after a solve."""
     begun("weighted xent").hypergrad("tune")
