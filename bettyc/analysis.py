@@ -7,6 +7,7 @@ error.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from bettyc import gradients, lints
 from bettyc.diagnostics.model import Diagnostic, Edit, Label, Suggestion
@@ -21,6 +22,7 @@ from bettyc.model import Call, Level, Model, Ref
 from bettyc.optimizers import OPTIMIZERS
 from bettyc.planner.decide import decide
 from bettyc.planner.facts import Facts, gather, is_zero_sum, span_of
+from bettyc.strategies import STRATEGIES
 from bettyc.types import Tensor
 
 
@@ -164,7 +166,7 @@ def _strategy(f: Facts, facts: Mapping[str, Facts], model: Model, h: Hierarchy) 
     options = dict(call.named)
     table = OPTIMIZERS.get(f.optimizer.name)
     at = Label(level.objective_span, f"{f.curvature}")
-    if name in ("unroll", "forward") and table is not None and not table.differentiable:
+    if _replays(name) and table is not None and not _replayable(name, table):
         where = span_of(level, "optimizer")
         found.append(
             report(
@@ -253,6 +255,17 @@ def _strategy(f: Facts, facts: Mapping[str, Facts], model: Model, h: Hierarchy) 
             )
         )
     return found
+
+
+def _replays(strategy: str) -> bool:
+    return strategy in STRATEGIES and STRATEGIES[strategy].needs == "trajectory"
+
+
+def _replayable(strategy: str, optimizer: Any) -> bool:
+    """Does the optimizer take steps that the strategy can go through again? Random perturbations
+    need no derivative of them.
+    """
+    return not optimizer.solves and (strategy == "zeroth_order" or optimizer.differentiable)
 
 
 def _steps(count: int) -> str:

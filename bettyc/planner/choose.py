@@ -25,6 +25,8 @@ UNROLLED = 20  # most steps that `auto` unrolls
 # certainty
 SOLVER_TOL = {"fp64": 1e-10}
 LOOSE_TOL = 1e-6
+# of a system that is another one at every step: closer than that is the noise of the batch
+BATCH_TOL, BATCH_ITERS = 1e-3, 20
 
 
 @dataclass(frozen=True)
@@ -172,17 +174,7 @@ def _candidates(
         "quadratic and small: factorised once",
         {},
     )
-    yield (
-        "cg",
-        _not_cg(f),
-        f"{f.curvature}: positive definite, products in closed form"
-        if curved
-        else "its proximal term bounds the curvature from below",
-        {
-            "tol": SOLVER_TOL.get(f.precision, LOOSE_TOL) if solved and not f.noisy else LOOSE_TOL,
-            "iters": 0 if curved and not f.noisy else 10,
-        },
-    )
+    yield "cg", _not_cg(f), _why_cg(f, curved), _of_cg(f, curved)
     yield (
         "minres",
         None if solved and not f.noisy else "it is not solved, so its curvature may be indefinite",
@@ -239,6 +231,20 @@ def _not_cg(f: Facts) -> str | None:
         return f"{f.curvature}: not known to be convex"
     if not f.curvature.convex and f.curvature.mu is None:
         return f"{f.curvature}: not known to be convex"
-    if f.noisy and f.curvature.mu is None:
-        return "every step sees another batch, and nothing bounds the curvature from below"
     return None
+
+
+def _why_cg(f: Facts, curved: bool) -> str:
+    if not curved:
+        return "its proximal term bounds the curvature from below"
+    if f.noisy:
+        return f"{f.curvature}: of each batch semi-definite, and few steps leave out what is flat"
+    return f"{f.curvature}: positive definite, products in closed form"
+
+
+def _of_cg(f: Facts, curved: bool) -> dict[str, Value]:
+    """Until the residual says so, or a fixed number of steps where each batch is another system."""
+    if f.noisy:
+        return {"tol": BATCH_TOL, "iters": BATCH_ITERS}
+    tol = SOLVER_TOL.get(f.precision, LOOSE_TOL) if f.solves else LOOSE_TOL
+    return {"tol": tol, "iters": 0 if curved else 10}
