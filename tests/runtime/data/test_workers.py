@@ -169,3 +169,43 @@ def test_memory_is_pinned_for_a_gpu_only():
     ]
 
     assert pinned == [False, True]
+
+
+SHARED = """
+mlo 0.1
+dim n, d
+data all : { x: real[n, d], y: real[n] } from memory()
+draw b from all(batch = 4, shuffle = true, workers = WORKERS)
+level fit {
+  var w : real[d] = zeros
+  minimize mean((b.x @ w - b.y)^2) + 0.01 * sum(exp(tune.decay) * w^2)
+  optimizer = sgd(lr = 0.1)
+  steps = 3
+  hypergrad = one_step
+}
+level tune {
+  var decay : real = 0
+  minimize mean(abs(b.x @ fit*.w - b.y))
+  optimizer = sgd(lr = 0.1)
+}
+run { steps = 4 }
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shared_batch_is_fetched_again_with_its_own_augmentation(workers, tmp_path):
+    """Stopped while the batch is still in use: the resumed run makes the same one anew."""
+    from bettyc.runtime.execute import Stopped
+
+    text = SHARED.replace("WORKERS", str(workers))
+    whole, begun, goes_on = (start(text, {"all": Augmented()}) for _ in range(3))
+    whole.to_end()
+    begun.step()
+    begun.interrupt()
+    with pytest.raises(Stopped):
+        begun.step()
+    begun.save(tmp_path / "c")
+    goes_on.load(tmp_path / "c")
+    goes_on.to_end()
+
+    assert all(torch.equal(a, b) for a, b in zip(final(whole), final(goes_on), strict=True))
