@@ -171,7 +171,10 @@ def line_of(output: Output) -> dict[str, Any]:
         "grad_norm": _finite(output.grad_norm),
         "solves": [
             {"level": r.level, "root": r.root, "strategy": r.strategy, "products": r.products,
-             "relative_residual": _number_or_null(r.relative_residual)}
+             "iterations": r.iterations, "converged": r.converged,
+             "relative_residual": _number_or_null(r.relative_residual),
+             "min_ritz": _number_or_null(r.min_ritz), "bound": _number_or_null(r.bound),
+             "note": r.note}
             for r in output.reports
         ],
     }  # fmt: skip

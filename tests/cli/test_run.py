@@ -421,3 +421,27 @@ def test_the_resolved_program_runs_from_the_folder_of_the_run(bettyc: Bettyc, da
     first, second = (load_file(data / f / "variables.safetensors") for f in ("out", "again"))
     assert all(torch.equal(first[k], second[k]) for k in first)
     assert 'npz("../train.npz")' in (data / "out" / "resolved.mlo").read_text()
+
+
+def test_every_solve_leaves_its_certificate(bettyc: Bettyc, data: Path) -> None:
+    """mu is not known of exp(log_wd), so there is no bound; a number in its place has one."""
+    numbers = (
+        (data / "good.mlo")
+        .read_text()
+        .replace("sum(exp(tune.log_wd) * w^2)", "0.1 * sumsq(w) + sum(exp(tune.log_wd) * w)")
+    )
+    (data / "bounded.mlo").write_text(numbers)
+    cg = ("--set", "fit.hypergrad=cg(tol = 1e-12)", *FP64)
+    assert bettyc("run", "good.mlo", "-o", "a", *cg).code == 0
+    assert bettyc("run", "bounded.mlo", "-o", "b", *cg).code == 0
+    (plain,), (bounded,) = (lines(data / name)[0]["solves"] for name in "ab")
+
+    import numpy
+
+    x = numpy.load(data / "train.npz")["x"]
+    least = numpy.linalg.eigvalsh(2 * x.T @ x / 8 + 0.2 * numpy.eye(3))[0]
+    assert (plain["strategy"], plain["converged"], plain["note"]) == ("cg", True, "")
+    assert (plain["iterations"], plain["bound"]) == (3, None)
+    assert plain["relative_residual"] < 1e-12
+    assert bounded["min_ritz"] == pytest.approx(least, rel=1e-6)
+    assert 0 <= bounded["bound"] < 1e-11

@@ -113,6 +113,13 @@ def test_any_graph_of_quadratics(problem):
     check_graph(problem, Exact())
 
 
+@pytest.mark.parametrize("strategy", [CG(tol=1e-14), Minres(tol=1e-14), Gmres(tol=1e-14)])
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(problem=graphs())
+def test_krylov_strategies_on_any_graph_of_quadratics(strategy, problem):
+    check_graph(problem, strategy)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", [Exact(), CG(tol=1e-14), Minres(tol=1e-14), Gmres(tol=1e-14)])
 @MANY
