@@ -288,11 +288,16 @@ def counts(rows: Dim, fractions: list[float]) -> list[int | None]:
     return [*rows_of_parts(rows.value, fractions)]
 
 
-def _with_rows(type_: Type, rows: Dim, size: Dim) -> Record | Tensor:
+def _with_rows(type_: Record | Tensor, rows: Dim, size: Dim) -> Record | Tensor:
     """The same columns with another number of rows (the leading axis only)."""
     if isinstance(type_, Record):
-        return Record(tuple((n, _with_rows(t, rows, size)) for n, t in type_.fields))
-    assert isinstance(type_, Tensor)
+        # a column whose type was refused already has no rows
+        return Record(
+            tuple(
+                (n, _with_rows(t, rows, size) if isinstance(t, Record | Tensor) else t)
+                for n, t in type_.fields
+            )
+        )
     return replace(type_, shape=(size, *type_.shape[1:]))
 
 

@@ -80,7 +80,7 @@ def test_a_program_with_groups_and_a_schedule_for_each():
     )
     first, last = torch.nn.Linear(4, 5), torch.nn.Linear(5, 2)
     twin = torch.nn.Sequential(first, torch.nn.Tanh(), last)
-    twin.load_state_dict(dict(run["fit"].net.items()))
+    twin.load_state_dict(run["fit"].net.state_dict())
     options = {"lr": 0.02, "weight_decay": 0.1, "foreach": False}
     optimizer = torch.optim.Adam(
         [
@@ -105,7 +105,7 @@ def test_a_program_with_groups_and_a_schedule_for_each():
     run.to_end()
 
     for name, value in twin.state_dict().items():
-        torch.testing.assert_close(run["fit"].net[name], value, rtol=2e-5, atol=2e-6)
+        torch.testing.assert_close(run["fit"].net.state_dict()[name], value, rtol=2e-5, atol=2e-6)
 
 
 def test_groups_are_resumed(tmp_path):
@@ -117,8 +117,9 @@ def test_groups_are_resumed(tmp_path):
     second.load(tmp_path / "c")
     second.to_end()
 
-    for name, value in whole["fit"].net.items():
-        assert torch.equal(second["fit"].net[name], value)
+    found = second["fit"].net.state_dict()
+    for name, value in whole["fit"].net.state_dict().items():
+        assert torch.equal(found[name], value)
 
 
 @pytest.mark.parametrize(
