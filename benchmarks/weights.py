@@ -34,12 +34,14 @@ STRATEGIES = ("finite_diff", "cg", "neumann", "unroll")
 
 
 class Data(NamedTuple):
-    """train, 40 % of its labels wrong; meta; test. rows: the batches of both, in order."""
+    """train, 40 % of its labels wrong; meta; test. Batches are taken in order, over and over."""
 
     train: tuple[Tensor, Tensor]
     meta: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
-    rows: list[tuple[Tensor, Tensor]]
+
+    def batches(self, part: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        return list(zip(*(column.split(BATCH) for column in part), strict=True))
 
 
 def digits(seed: int = 0) -> Data:
@@ -50,17 +52,9 @@ def digits(seed: int = 0) -> Data:
     order = torch.randperm(len(found.target), generator=g)
     x = (torch.as_tensor(found.data, dtype=torch.float32) / 16)[order]
     y = torch.as_tensor(found.target)[order]
-    train, meta = slice(0, 1000), slice(1000, 1397)
     wrong = torch.rand(1000, generator=g) < 0.4
-    noisy = torch.where(wrong, torch.randint(0, 10, (1000,), generator=g), y[train])
-    rows = [
-        (
-            torch.randint(0, 1000, (BATCH,), generator=g),
-            torch.randint(0, 397, (BATCH,), generator=g),
-        )
-        for _ in range(600)
-    ]
-    return Data((x[train], noisy), (x[meta], y[meta]), (x[1397:], y[1397:]), rows)
+    noisy = torch.where(wrong, torch.randint(0, 10, (1000,), generator=g), y[:1000])
+    return Data((x[:1000], noisy), (x[1000:1400], y[1000:1400]), (x[1400:], y[1400:]))
 
 
 def student() -> nn.Module:
@@ -84,22 +78,23 @@ class Contender:
 
     def __init__(self, data: Data, strategy: str) -> None:
         self.data, self.strategy, self.k = data, strategy, 0
+        self.parts = [data.batches(data.train), data.batches(data.meta)]
         self.net, self.v = student(), weigher()
         self.below, self.above = [*self.net.parameters()], [*self.v.parameters()]
         self.upper = torch.optim.Adam(self.above, lr=UPPER_LR)
         self.gradient: Tensor | None = None
 
-    def batches(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        lower, upper = self.data.rows[self.k % len(self.data.rows)]
+    def next(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A batch below and one above."""
+        found = [part[self.k % len(part)] for part in self.parts]
         self.k += 1
-        (tx, ty), (mx, my) = self.data.train, self.data.meta
-        return tx[lower], ty[lower], mx[upper], my[upper]
+        return (*found[0], *found[1])
 
     def lower(self, x: Tensor, y: Tensor) -> Tensor:
         return weighted(cross_entropy(self.net(x), y, reduction="none"), self.v)
 
     def round(self) -> None:
-        x, y, mx, my = self.batches()
+        x, y, mx, my = self.next()
         grads = torch.autograd.grad(self.lower(x, y), self.below)
         with torch.no_grad():
             for p, g in zip(self.below, grads, strict=True):
@@ -171,7 +166,7 @@ class Unrolled(Contender):
     def round(self) -> None:
         if self.strategy != "unroll":
             return super().round()
-        x, y, mx, my = self.batches()
+        x, y, mx, my = self.next()
         grads = torch.autograd.grad(self.lower(x, y), self.below, create_graph=True)
         moved = [p - LR * g for p, g in zip(self.below, grads, strict=True)]
         names = [n for n, _ in self.net.named_parameters()]
@@ -192,7 +187,7 @@ class Higher(Contender):
         self.inner = torch.optim.SGD(self.below, lr=LR)
 
     def round(self) -> None:
-        x, y, mx, my = self.batches()
+        x, y, mx, my = self.next()
         with self.context(self.net, self.inner) as (net, steps):
             steps.step(weighted(cross_entropy(net(x), y, reduction="none"), self.v))
             found = torch.autograd.grad(cross_entropy(net(mx), my), self.above)
@@ -211,7 +206,7 @@ class TorchOpt(Contender):
         self.stop = torchopt.stop_gradient
 
     def round(self) -> None:
-        x, y, mx, my = self.batches()
+        x, y, mx, my = self.next()
         self.inner.step(self.lower(x, y))
         loss = cross_entropy(self.net(mx), my)
         found = torch.autograd.grad(loss, self.above)
@@ -258,11 +253,11 @@ class Betty(Contender):
                 cg_alpha=1.0, neumann_iterations=TERMS - 1, neumann_alpha=LR,
             ),
             module=self.net, optimizer=torch.optim.SGD(self.below, lr=LR),
-            train_data_loader=Loader(data, 0),
+            train_data_loader=self.parts[0],
         )  # fmt: skip
         reweight = Reweight(
             "reweight", config=Config(), module=self.v, optimizer=self.upper,
-            train_data_loader=Loader(data, 1),
+            train_data_loader=self.parts[1],
         )  # fmt: skip
         with contextlib.redirect_stdout(io.StringIO()):
             self.engine = Engine(
@@ -282,20 +277,6 @@ class Betty(Contender):
             # Adam's first moment is a tenth of the gradient after one step.
             moments = [s["exp_avg"] for s in self.reweight.optimizer.state.values()]
             self.gradient = 10 * torch.cat([m.reshape(-1) for m in moments])
-
-
-class Loader:
-    """The batches of one side, as a data loader."""
-
-    def __init__(self, data: Data, side: int) -> None:
-        self.data, self.side = data, side
-
-    def __len__(self) -> int:
-        return len(self.data.rows)
-
-    def __iter__(self) -> Any:
-        x, y = self.data.meta if self.side else self.data.train
-        return ((x[rows[self.side]], y[rows[self.side]]) for rows in self.data.rows)
 
 
 class Jax(Contender):
@@ -334,9 +315,7 @@ class Jax(Contender):
             m = [0.9 * p + 0.1 * q for p, q in zip(m, g, strict=True)]
             s = [0.999 * p + 0.001 * q * q for p, q in zip(s, g, strict=True)]
             c, d = UPPER_LR / (1 - 0.9**t), 1 - 0.999**t
-            v = [
-                p - c * q / (jnp.sqrt(r / d) + 1e-8) for p, q, r in zip(v, m, s, strict=True)
-            ]
+            v = [p - c * q / (jnp.sqrt(r / d) + 1e-8) for p, q, r in zip(v, m, s, strict=True)]
             return w, v, m, s, g
 
         self.update, self.numpy = jax.jit(update), jnp.asarray
@@ -344,7 +323,7 @@ class Jax(Contender):
         self.state = [w, v, [0 * p for p in v], [0 * p for p in v]]
 
     def round(self) -> None:
-        batch = [self.numpy(b.numpy()) for b in self.batches()]
+        batch = [self.numpy(b.numpy()) for b in self.next()]
         *self.state, g = self.update(*self.state, float(self.k), *batch)
         self.state[1][0].block_until_ready()
         if self.gradient is None:
@@ -365,10 +344,12 @@ PROGRAM = """
 mlo 0.1
 dim C = 10
 %s
-extern source batches(side: int) : { x: real[100, 64], y: int<C>[100] } from "memory:batches"
+dim n, m
+data train : { x: real[n, 64], y: int<C>[n] } from memory()
+data meta  : { x: real[m, 64], y: int<C>[m] } from memory()
 level student {
   module net = %s
-  draw b from batches(0)
+  draw b from train(batch = 100)
   let losses = xent(net(b.x), b.y)
   let omega = weigher.v(detach(losses)[:, new])[:, 0]
   minimize mean(omega * losses)
@@ -377,7 +358,7 @@ level student {
 }
 level weigher {
   module v = mlp([1, 100, 1], out = sigmoid)
-  draw b from batches(1)
+  draw b from meta(batch = 100)
   minimize mean(xent(student*.net(b.x), b.y))
   optimizer = adam(lr = %g)
 }
@@ -399,22 +380,15 @@ class Compiled(Contender):
         super().__init__(data, strategy)
         import bettyc
 
-        loaders = [iter(Loader(data, side)) for side in (0, 1)]
-
-        def batches(side: int) -> dict[str, Tensor]:
-            batch = next(loaders[side], None)
-            if batch is None:
-                loaders[side] = iter(Loader(data, side))
-                batch = next(loaders[side])
-            return {"x": batch[0], "y": batch[1]}
-
         extern = 'extern module layers() : real[B, 64] -> real[B, C] from "memory:layers"'
         network = "layers()" if module else "mlp([64, 256, 256, C])"
         text = PROGRAM % (
             extern if module else "", network, LR, HYPERGRAD[strategy], UPPER_LR
         )  # fmt: skip
-        externs = {"batches": batches, **({"layers": student} if module else {})}
-        plan = bettyc.loads(text).compile(externs=externs)
+        plan = bettyc.loads(text).compile(
+            data={n: dict(zip("xy", getattr(data, n), strict=True)) for n in ("train", "meta")},
+            externs={"layers": student} if module else {},
+        )
         self.run = plan.start(seed=0)
         for level, name, net in (("student", "net", self.net), ("weigher", "v", self.v)):
             values = {f"{name}.{n}": p.detach() for n, p in net.named_parameters()}
