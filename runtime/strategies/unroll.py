@@ -8,9 +8,11 @@ bit for bit. Where the start is copied from another level, or the learning rate 
 gradients are included: nothing is assumed about convergence. Exact for what the optimizer did; it
 approaches the implicit gradient at the rate at which the optimizer converges.
 
-T gradients and T backward passes through them. Memory: the graphs of T steps, or with `recompute`
-the graphs of sqrt(T) steps and sqrt(T) iterates, for one more forward pass. `truncate` = K
-differentiates only the last K steps; the error decays like the contraction factor to the power K.
+T gradients and T backward passes through them; where the objective has formulas, products with
+its second derivatives in place of graphs (`bettyc.runtime.strategies.backwards`). Memory: the
+graphs of T steps, or with `recompute` the graphs of sqrt(T) steps and sqrt(T) iterates, for one
+more forward pass. `truncate` = K differentiates only the last K steps; the error decays like the
+contraction factor to the power K.
 
 Maclaurin, Duvenaud, Adams 2015; MAML, arXiv:1703.03400; Shaban et al., arXiv:1810.10667
 (truncation).
@@ -19,12 +21,13 @@ Maclaurin, Duvenaud, Adams 2015; MAML, arXiv:1703.03400; Shaban et al., arXiv:18
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from bettyc.runtime.products import by_formula
 from bettyc.runtime.report import SolveError
+from bettyc.runtime.strategies.backwards import Back, reverse
 from bettyc.runtime.strategies.replay import State, floating, replay, trajectory_of
 from bettyc.runtime.strategies.system import Pulled, System, Trajectory
 from bettyc.strategies import Unroll
@@ -65,15 +68,6 @@ def _points(system: System, path: Trajectory, cuts: list[int]) -> dict[int, tupl
     return found
 
 
-@dataclass(frozen=True)
-class _Back:
-    """Cotangents at the start of a segment."""
-
-    theta: Tensor
-    state: State
-    others: dict[str, Tensor]
-
-
 def _reverse(
     system: System,
     path: Trajectory,
@@ -82,10 +76,13 @@ def _reverse(
     end: int,
     a_theta: Tensor,
     a_state: State,
-) -> _Back:
+) -> Back:
     """Cotangents pulled back through steps start .. end-1, and through the start itself for
     step 0.
     """
+    form = by_formula(system.objective, system.theta, [system.level, *system.into])
+    if form is not None and form.leaves[system.level]:
+        return reverse(system, form, path, point, start, end, a_theta, a_state)
     leaves = {name: system.theta[name].detach().requires_grad_() for name in system.into}
     others = {**system.theta, **leaves}
     with torch.enable_grad():
@@ -116,7 +113,7 @@ def _reverse(
         )
     back = [g.detach() for g in grads]
     own, rest = back[: len(point_leaves)], back[len(point_leaves) :]
-    return _Back(
+    return Back(
         own[0] if own else torch.zeros_like(a_theta),
         dict(zip(names, own[1:], strict=True)),
         dict(zip(leaves, rest, strict=True)),
