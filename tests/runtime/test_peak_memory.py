@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 PLAIN = """
 import sys, torch
@@ -78,7 +77,8 @@ def grown(program: str, width: int) -> int:
     done = subprocess.run(
         [sys.executable, "-c", "import torch; torch.set_num_threads(1)" + program + COUNT,
          str(width)],
-        capture_output=True, text=True, check=True, env={"MALLOC_MMAP_THRESHOLD_": "65536"},  # what is freed goes back at once
+        capture_output=True, text=True, check=True,
+        env={"MALLOC_MMAP_THRESHOLD_": "65536"},  # what is freed goes back at once
     )  # fmt: skip
     return int(done.stdout.splitlines()[-1])
 
