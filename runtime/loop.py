@@ -1,7 +1,7 @@
 """Many updates of one level in a row, where nothing asks or changes anything in between.
 
-The first and the last of them are ordinary updates: they leave tensors that nobody else holds, and
-the loss. Those between are the gradient by formula and the optimizer's rule, in place.
+The last of them is an ordinary update, which leaves the loss. Those before are the gradient by
+formula and the optimizer's rule, in place on a copy that nobody else holds.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from bettyc.runtime.stage import Stage
 
 # Updates between two looks at whether the run is to stop; also where losses are looked at.
 CHUNK = 100
+# In the place of losses that were not computed, so that those that were keep their numbers.
+UNSEEN = torch.zeros(())
 
 
 def straight(stage: Stage) -> bool:
@@ -36,16 +38,16 @@ def straight(stage: Stage) -> bool:
 
 def advance(stage: Stage, count: int) -> None:
     """`count` updates of a level that is `straight`."""
-    stage.step()
-    if count > 2:
-        _inner(stage, count - 2)
     if count > 1:
-        stage.step()
+        _inner(stage, count - 1)
+        stage.losses += [UNSEEN] * (count - 1)
+    stage.step()
 
 
 def _inner(stage: Stage, count: int) -> None:
     name, state = stage.name, stage.state
-    own, memory = stage.theta[name], state.optimizer[name]
+    own = stage.theta[name] = stage.theta[name].clone()
+    memory = {key: value.clone() for key, value in state.optimizer[name].items()}
     closed = stage.objective.closed
     assert closed is not None
     first = state.gradients[name]
