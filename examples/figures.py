@@ -1,14 +1,18 @@
-"""Run the examples and print the table of examples/README.md.
+"""Run the examples and bring the table of examples/README.md up to date.
 
     python examples/figures.py              all of them
-    python examples/figures.py ridge_hpo    some
+    python examples/figures.py ridge_hpo    some; the figures of the others stay
+    python examples/figures.py --table      only write the table again
 
-Each program runs as it stands, from its own seed; "before" is after the first update of the top
-level.
+Each program runs as it stands, from the seeds 0, 1, ... that SEEDS counts; "before" is after the
+first update of the top level, "after" at the end. The figures of a program are kept in
+figures/NAME.json; scripts that measure something else add files of the same form.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -16,26 +20,84 @@ from pathlib import Path
 import bettyc
 
 HERE = Path(__file__).parent
+KEPT = HERE / "figures"
+README = HERE / "README.md"
+BEGIN, END = "<!-- figures: made by figures.py -->", "<!-- end of figures -->"
+
+# How many seeds each program runs from; one where nothing is said.
+SEEDS: dict[str, int] = {}
+
+Values = dict[str, dict[str, list[float]]]
+"""By metric: "before" and "after", each with one value per seed. "before" may be left out."""
 
 
-def figures(path: Path) -> tuple[dict[str, float], dict[str, float], float]:
-    """The metrics after the first and the last update, and the seconds it took."""
+def keep(name: str, metrics: Values, seconds: float) -> None:
+    """Write the figures of one program to figures/NAME.json."""
+    KEPT.mkdir(exist_ok=True)
+    rounded = {
+        metric: {when: [float(f"{v:.5g}") for v in values] for when, values in columns.items()}
+        for metric, columns in metrics.items()
+    }
+    text = json.dumps({"seconds": round(seconds, 1), "metrics": rounded}, indent=1)
+    (KEPT / f"{name}.json").write_text(text + "\n")
+
+
+def measure(path: Path) -> None:
+    """Run one program from each of its seeds."""
+    metrics: Values = {}
     begin = time.perf_counter()
-    run = bettyc.load(path, set={"run.eval": "every(1)"}).compile().start()
-    outputs = list(run)
-    return dict(outputs[0].metrics), dict(outputs[-1].metrics), time.perf_counter() - begin
-
-
-def main(names: list[str]) -> None:
-    print("| program | metric | before | after |")
-    print("|---|---|---|---|")
-    for path in sorted(HERE.glob("*.mlo")):
-        if names and path.stem not in names:
-            continue
-        before, after, seconds = figures(path)
+    count = SEEDS.get(path.stem, 1)
+    for seed in range(count):
+        run = bettyc.load(path).compile().start(seed=seed)
+        first = run.step()
+        before = first.metrics or run.metrics()
+        last = first if first.stopped else run.to_end()
+        after = last.metrics or run.metrics()
         for metric in after:
-            print(f"| {path.stem} | {metric} | {before[metric]:.4f} | {after[metric]:.4f} |")
-        print(f"{path.stem}: {seconds:.1f} s", file=sys.stderr)
+            columns = metrics.setdefault(metric, {"before": [], "after": []})
+            columns["before"].append(before[metric])
+            columns["after"].append(after[metric])
+    keep(path.stem, metrics, (time.perf_counter() - begin) / count)
+
+
+def cell(values: list[float]) -> str:
+    """The mean, and its standard error where there are several values."""
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:.4f}"
+    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+    return f"{mean:.4f} ± {spread / math.sqrt(len(values)):.4f}"
+
+
+def table() -> str:
+    lines = ["| program | metric | before | after | seeds | seconds |", "|---|---|---|---|---|---|"]
+    for path in sorted(KEPT.glob("*.json")):
+        kept = json.loads(path.read_text())
+        for metric, columns in kept["metrics"].items():
+            before = cell(columns["before"]) if "before" in columns else ""
+            after = columns["after"]
+            lines.append(
+                f"| {path.stem} | {metric} | {before} | {cell(after)} | {len(after)} "
+                f"| {kept['seconds']:.0f} |"
+            )
+    return "\n".join(lines)
+
+
+def write_table() -> None:
+    text = README.read_text()
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    README.write_text(f"{head}{BEGIN}\n{table()}\n{END}{tail}")
+
+
+def main(arguments: list[str]) -> None:
+    names = [a for a in arguments if a != "--table"]
+    if "--table" not in arguments:
+        for path in sorted(HERE.glob("*.mlo")):
+            if not names or path.stem in names:
+                print(path.stem, flush=True)
+                measure(path)
+    write_table()
 
 
 if __name__ == "__main__":
