@@ -123,7 +123,8 @@ class Loader:
             return self._stream(data, value)
         if _is_parts(value):
             raise self._choose(data, value)
-        if data.rows is None and isinstance(data.type, types.Record) and _is_sequence(value):
+        tasks = _is_sequence(value) and not isinstance(value, Mapping)
+        if data.rows is None and isinstance(data.type, types.Record) and tasks:
             return Tasks(data.name, value, data.type, self.checker(data), self.device)
         if _is_columns(value, data.type):
             return self._table(data, value)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import bettyc
 from bettyc.model import Call
 from bettyc.runtime import domains
 from bettyc.runtime.layout import transformed
@@ -81,3 +82,15 @@ def test_box_clips():
     found = domains.project(Call("box", (-1.0, 0.5)), torch.tensor([-2.0, 0.0, 1.0]))
 
     assert found.tolist() == [-1.0, 0.0, 0.5]
+
+
+def test_a_simplex_without_a_start_begins_with_equal_entries():
+    run = (
+        bettyc.loads(
+            "level l { var q : real[2, 4] in simplex  minimize sumsq(q[:, 0])  optimizer = sgd(lr = 0.1) }"
+        )
+        .compile()
+        .start()
+    )
+
+    torch.testing.assert_close(run["l"].q, torch.full((2, 4), 0.25))

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from toys import parts, start
 
+import bettyc
 from bettyc.api import MloError
 from bettyc.failures import CallbackError, InputError
 
@@ -206,3 +207,16 @@ def test_later_writes_of_the_caller_do_not_reach_the_run():
     x[:] = np.nan
 
     assert torch.isfinite(parts(run, "all")["x"]).all()
+
+
+def test_columns_without_a_common_length_are_one_record():
+    text = """
+    dim n, m
+    data two : { x: real[n], y: real[m] } from memory()
+    level l { var w : real = 0  minimize mean((two.x - w)^2) + mean((two.y - w)^2) }
+    run { steps = 1 }
+    """
+    run = bettyc.loads(text).compile({"two": {"x": np.ones(3), "y": np.full(5, 3.0)}}).start()
+    run.to_end()
+
+    assert float(run["l"].w) == pytest.approx(2, abs=1e-5)
