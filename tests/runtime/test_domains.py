@@ -85,12 +85,9 @@ def test_box_clips():
 
 
 def test_a_simplex_without_a_start_begins_with_equal_entries():
-    run = (
-        bettyc.loads(
-            "level l { var q : real[2, 4] in simplex  minimize sumsq(q[:, 0])  optimizer = sgd(lr = 0.1) }"
-        )
-        .compile()
-        .start()
-    )
+    text = """
+    level l { var q : real[2, 4] in simplex  minimize sumsq(q[:, 0])  optimizer = sgd(lr = 0.1) }
+    """
+    run = bettyc.loads(text).compile().start()
 
     torch.testing.assert_close(run["l"].q, torch.full((2, 4), 0.25))
