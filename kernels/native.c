@@ -20,6 +20,8 @@ enum { RUNNING = 0, CONVERGED = 1, CURVATURE = 2, NOT_FINITE = 3 };
 /* Below SMALL products of X's elements and columns, waking another thread costs more than it saves. */
 enum { SMALL = 1 << 18 };
 enum { MAX_PARTS = 256, PART = 16384, MAX_SLOTS = 64 };
+/* Rows of X in a panel (panels.py). */
+enum { PANEL = 64 };
 
 /* As in rows.py, in the same order. */
 enum { SLOT_PRODUCT, SLOT_COLUMN, SLOT_MATRIX, SLOT_LABELS, SLOT_SCALAR, SLOT_ROW, SLOT_BLOCKS };
@@ -48,7 +50,7 @@ struct pass {
     const struct instruction *program;
     const int *keep; /* slots that are to be written out, and where to */
     void *const *keep_at;
-    const void *vt;
+    const void *vt, *panels; /* panels: X once more, or NULL */
 };
 
 /* Vectors, and columns per tile: as many as leave no register out. */

@@ -1,17 +1,23 @@
 /* One pass over X: out = scale X^T phi(X V) + shift V + ridge * V, phi a row program. Included twice by
  * native.c, with REAL and NAME(f) of the type. */
 
-/* acc (k, d) = sum over rows lo..hi of x_i^T phi_i(x_i V). */
+/* acc (k, d) = sum over rows lo..hi of x_i^T phi_i(x_i V). With panels, lo is a multiple of PANEL. */
 static void NAME(some_rows)(const struct pass *j, const REAL *vt, REAL *acc, long lo, long hi) {
-    const long d = j->d, k = j->k, R = j->block, slots = j->outside + j->count;
-    REAL *memory = malloc(sizeof(REAL) * (size_t)((slots + 1) * k * R + (k + 2) * R));
-    REAL *z = memory + slots * k * R, *spare = z + k * R;
+    const REAL *panels = j->panels;
+    const long d = j->d, k = j->k, R = panels ? PANEL : j->block, slots = j->outside + j->count;
+    const long sums = panels ? d * LANES : 0;
+    REAL *memory = malloc(sizeof(REAL) * (size_t)((slots + 1) * k * R + (k + 2) * R + sums));
+    REAL *z = memory + slots * k * R, *spare = z + k * R, *lanes = spare + (k + 2) * R;
     struct NAME(slot) slot[MAX_SLOTS];
     if (acc) memset(acc, 0, sizeof(REAL) * (size_t)(k * d));
+    memset(lanes, 0, sizeof(REAL) * (size_t)sums);
     for (long first = lo; first < hi; first += R) {
         const long count = MIN(R, hi - first);
-        const REAL *x = (const REAL *)j->x + first * d;
-        NAME(forward)(x, vt, z, count, d, k, R);
+        const REAL *x = (panels ? panels : (const REAL *)j->x) + first * d;
+        if (panels)
+            NAME(panel_forward)(x, vt, z, d);
+        else
+            NAME(forward)(x, vt, z, count, d, k, R);
         slot[0] = (struct NAME(slot)){z, R};
         for (long i = 1; i < j->outside; i++)
             slot[i] = NAME(outside)(j->kinds[i], j->data[i], memory + i * k * R, first, count, k, R);
@@ -32,15 +38,30 @@ static void NAME(some_rows)(const struct pass *j, const REAL *vt, REAL *acc, lon
             for (long r = 0; r < count; r++)
                 for (long c = 0; c < width; c++) out[r * width + c] = from.at[c * R + r];
         }
-        if (acc) NAME(backward)(x, slot[j->result].at, acc, count, d, k, R);
+        const REAL *s = acc ? slot[j->result].at : NULL;
+        if (acc && panels) {
+            if (count < R) { /* rows that are not there */
+                memcpy(spare, s, sizeof(REAL) * (size_t)count);
+                memset(spare + count, 0, sizeof(REAL) * (size_t)(R - count));
+                s = spare;
+            }
+            NAME(panel_backward)(x, s, lanes, d);
+        } else if (acc)
+            NAME(backward)(x, s, acc, count, d, k, R);
     }
+    if (acc && panels)
+        for (long i = 0; i < d; i++) acc[i] = NAME(total)(*(const NAME(vec) *)(lanes + i * LANES));
     free(memory);
 }
 
 static void NAME(pass_part)(void *data, long t) {
     const struct pass *j = data;
     REAL *acc = j->out ? (REAL *)j->work + t * j->d * j->k : NULL;
-    NAME(some_rows)(j, j->vt, acc, j->n * t / j->parts, j->n * (t + 1) / j->parts);
+    if (j->panels) {
+        const long whole = (j->n + PANEL - 1) / PANEL, lo = whole * t / j->parts * PANEL;
+        NAME(some_rows)(j, j->vt, acc, lo, MIN(j->n, whole * (t + 1) / j->parts * PANEL));
+    } else
+        NAME(some_rows)(j, j->vt, acc, j->n * t / j->parts, j->n * (t + 1) / j->parts);
 }
 
 /* V comes as (d, k), or as (k, d) where `turned`, and the result is laid out in the same way. */
@@ -85,3 +106,4 @@ void NAME(descend)(struct pass *j, REAL *v, double lr, long steps) {
         for (long e = 0; e < size; e++) v[e] -= rate * out[e];
     }
 }
+#undef LANES

@@ -126,6 +126,36 @@ static void NAME(backward)(const REAL *x, const REAL *s, REAL *acc, long b, long
     for (; i < b; i++)
         for (long c = 0; c < k; c++) NAME(spread)(first + i * d, d, s + c * R + i, R, acc + c * d, 1, 1);
 }
+
+/* The same for one column on a panel: PANEL rows of X, transposed, so that vectors run along rows and no
+ * sum goes across one. Missing rows are zeros. Four sums at a time: as many as the latency of a
+ * multiplication takes. */
+static inline void NAME(panel_forward)(const REAL *panel, const REAL *v, REAL *z, long d) {
+    for (long first = 0; first < PANEL; first += 4 * LANES) {
+        NAME(vec) sum[4] = {{0}, {0}, {0}, {0}};
+        for (long j = 0; j < d; j++) {
+            const NAME(vec) u = (NAME(vec)){0} + v[j];
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) sum[i] += AT(panel + j * PANEL + first + i * LANES) * u;
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) *(NAME(vec) *)(z + first + i * LANES) = sum[i];
+    }
+}
+
+/* lanes (d, LANES) += panel s, the sum over lanes being left to the end. */
+static inline void NAME(panel_backward)(const REAL *panel, const REAL *s, REAL *lanes, long d) {
+    for (long first = 0; first < PANEL; first += 4 * LANES) {
+        NAME(vec) factor[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) factor[i] = AT(s + first + i * LANES);
+        for (long j = 0; j < d; j++) {
+            NAME(vec) sum = AT(lanes + j * LANES);
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) sum += factor[i] * AT(panel + j * PANEL + first + i * LANES);
+            *(NAME(vec) *)(lanes + j * LANES) = sum;
+        }
+    }
+}
 #undef TILES
-#undef LANES
 #undef AT

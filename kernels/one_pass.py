@@ -6,7 +6,8 @@ derivative of its loss) and its Hessian-vector product (phi linear).
 
     way     X is read   when
     native  once        CPU, float32 or float64: a block of rows is used for both products while it
-                        is in the cache, parts of the rows go to the cores as they come for them
+                        is in the cache, parts of the rows go to the cores as they come for them;
+                        small data that stay lie in panels (panels.py)
     triton  once        GPU, where phi is a weight per entry or the Jacobian of a softmax
     torch   twice       otherwise: the reference
 
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bettyc.kernels import dispatch, native, tuning
+from bettyc.kernels import dispatch, native, panels, tuning
 from bettyc.kernels.rows import KINDS, Instruction, Program, Rows
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 PARTS = 32  # shares of the rows that CPU cores take in turn
 PART_ROWS = 64  # rows in a share, at least
+PART_SIZE = 1 << 15  # elements in a share of panels, at least
 BLOCKS = (64, 8, 16, 32, 128)  # rows in a block; the first where it is not worth measuring
 WORTH = 1 << 20  # products of X's elements and columns from which it is
 MAX_COLUMNS = 128  # a block of rows with all slots of its program has to stay in the cache
@@ -55,6 +57,7 @@ class Struct(ctypes.Structure):
         ("keep", ctypes.POINTER(_I)),
         ("keep_at", ctypes.POINTER(_P)),
         ("vt", _P),
+        ("panels", _P),
     ]
 
 
@@ -173,7 +176,7 @@ class Pass:
         (n, d), k = x.shape, columns(like, turned)
         parts = max(1, min(PARTS, n // PART_ROWS, n // (8 * k)))
         self.columns, self.rows, self.flat = k, n, like.dim() == 1
-        self.program, self.size, self.dtype = program, d * k, dtype
+        self.program, self.size, self.dtype, self._parts = program, d * k, dtype, parts
         real = ctypes.c_float if dtype == torch.float32 else _D
         self._numbers = (real * max(1, len(program.numbers)))(*program.numbers)
         self._work = like.new_empty((parts + 1) * d * k)
@@ -211,7 +214,12 @@ class Pass:
         operands = [_operand(t, kinds[i + 1], self.dtype, n, k) for i, t in enumerate(data)]
         if ridge is not None:
             ridge = _contiguous(ridge, self.dtype)
-        self._held: object = (x, operands, ridge)
+        packed = panels.panels(x) if k == 1 else None
+        self._held: object = (x, operands, ridge, packed)
+        struct.panels = native.pointer(packed)
+        struct.parts = (
+            max(1, min(self._parts, x.numel() // PART_SIZE)) if packed is not None else self._parts
+        )
         for i, tensor in enumerate(operands):
             self._data[i + 1] = tensor.data_ptr()
         struct.x, struct.ridge = x.data_ptr(), native.pointer(ridge)

@@ -14,6 +14,7 @@ from torch import Tensor
 from bettyc.diagnostics.model import Diagnostic
 from bettyc.diagnostics.registry import report
 from bettyc.failures import InputError
+from bettyc.kernels import panels
 from bettyc.model import DataSet, Draw, Level, Ref
 from bettyc.model import Formula as FormulaValue
 from bettyc.patterns import nothing, unmatched
@@ -200,6 +201,7 @@ class _Assembler:
         for name, part in reads["data"]:
             source = self.sources[name]
             columns[name, part] = source.whole()[part]  # type: ignore[union-attr]
+            panels.keep(columns[name, part])
         draws = [self.draws[n] for n in dict.fromkeys(n for n, _ in reads["batch"])]
         for draw in draws:
             if isinstance(draw.source, Stream) and (draw.draw.name, "index") in reads["batch"]:

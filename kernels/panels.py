@@ -1,0 +1,38 @@
+"""Small data that stay as they are, kept a second time in panels for native.c.
+
+A panel is 64 rows, transposed: (64, d) -> (d, 64). Where X has few columns a product with it spends
+its time on sums across vectors; in panels vectors run along rows. Measured on 500 x 20 in float32,
+one gradient of a logistic regression: 3.1 us by rows, 1.3 by panels. The copy takes some tens of
+microseconds, so it is worth it only for data of which the caller says that they stay.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+PANEL = 64  # as in native.c
+COLUMNS = 64  # up to which panels are faster
+LIMIT = 1 << 20  # elements: more do not stay in a cache, and the copy would be felt
+_kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def keep(x: Tensor) -> None:
+    """Say that x will be multiplied often as it is. Later changes are noticed by its version."""
+    few = x.dim() == 2 and 0 < x.shape[1] <= COLUMNS and PANEL <= x.numel() <= LIMIT
+    if few and x.is_floating_point() and x.device.type == "cpu" and x not in _kept:
+        _kept[x] = None
+
+
+def panels(x: Tensor) -> Tensor | None:
+    """(panels, d, 64) of an x that is kept, the last one padded with zeros; None for others."""
+    if x not in _kept:
+        return None
+    found = _kept[x]
+    if found is None or found[0] != x._version:
+        rows = -(-x.shape[0] // PANEL) * PANEL
+        padded = x.new_zeros((rows, x.shape[1]))
+        padded[: x.shape[0]] = x
+        packed = padded.view(-1, PANEL, x.shape[1]).mT.contiguous()
+        found = _kept[x] = (x._version, packed)
+    return found[1]  # type: ignore[no-any-return]
