@@ -4,8 +4,8 @@ Converges for positive definite H; after k steps the error in the H-norm is at m
 2 ((sqrt(kappa) - 1) / (sqrt(kappa) + 1))^k of the first. One product per step, one more for a warm
 start; four vectors of memory besides the product's.
 
-On the CPU the loop ends as soon as the solve has stopped; a product with a method
-`iterate(solve, steps)`, such as `Product` of xt_phi_x.py, runs all of it in one call of native.c.
+On the CPU the loop ends as soon as the solve has stopped; a product with a method `solve`, such as
+`Product` of xt_phi_x.py, runs all of it in one call of native.c (cg_pass.py).
 On a GPU nothing is read back inside the solve: convergence is tested on the device, steps after it
 change nothing, and the host, which runs ahead, looks at a copy of the stop code every CHECK steps.
 
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bettyc.kernels import cg_precond, cg_single, cg_update
+from bettyc.kernels import cg_pass, cg_precond, cg_single, cg_update
 from bettyc.kernels.cg_update import CONVERGED, CURVATURE, NOT_FINITE, RUNNING
 
 Matvec = Callable[[Tensor], Tensor]
@@ -36,6 +36,8 @@ RITZ_STEPS = 200  # steps whose Lanczos matrix the smallest Ritz value is taken 
 
 class Info:
     """What a solve reports. Reading any of it waits for the device, once."""
+
+    certificate = None  # of the true residual: only a whole solve in one call takes it
 
     def __init__(
         self, state: Tensor, history: Tensor, rr: Tensor, bb: Tensor, damping: float, ritz: bool
@@ -114,14 +116,16 @@ def cg(
     x0: Tensor | None = None,
     precond: Matvec | None = None,
     method: Literal["classic", "single"] = "classic",
-) -> tuple[Tensor, Info]:
+    certify: bool = False,
+) -> tuple[Tensor, Info | cg_pass.Info]:
     """x with |b - (H + damping I) x| <= tol |b|, and how the solve went.
 
     matvec: v -> H v on (n,) tensors; the result may be a buffer that the next call overwrites, and
     v is overwritten after the call. b: (n,), float32 or float64, contiguous. max_iters: 10 n, at
     most 1000, where None. precond: v -> M v, M an approximate inverse. method: "single" has one
-    reduction per step (cg_single.py). b and x0 are left as they are. Raises ValueError for operands
-    that the kernels cannot take.
+    reduction per step (cg_single.py). certify: spend a product on the true residual where that
+    comes with the solve, as `certificate` of what is returned. b and x0 are left as they are.
+    Raises ValueError for operands that the kernels cannot take.
     """
     if b.dim() != 1:
         raise ValueError(f"cg: `b` has shape {tuple(b.shape)}; it must be flat")
@@ -130,6 +134,13 @@ def cg(
     if precond is not None and method != "classic":
         raise ValueError(f"cg: method {method!r} takes no preconditioner")
     steps = min(10 * b.numel(), 1000) if max_iters is None else max_iters
+    whole = getattr(matvec, "solve", None)
+    if whole is not None and precond is None and method == "classic" and b.device.type == "cpu":
+        found: tuple[Tensor, cg_pass.Info] | None = whole(
+            b, tol=tol, max_iters=steps, damping=damping, x0=x0, certify=certify
+        )
+        if found is not None:
+            return found
     bb = b.double().square().sum()
     zero = bb == 0
     if b.device.type == "cpu" and bool(zero):
@@ -148,11 +159,7 @@ def cg(
         solve = cg_single.start(x, r, goal, steps, damping)
     else:
         solve = cg_update.start(x, r, goal, steps, damping)
-    done, iterate = None, getattr(matvec, "iterate", None)
-    if iterate is not None and isinstance(solve, cg_update.Recurrence) and b.device.type == "cpu":
-        done = iterate(solve, steps)
-    if done is None:
-        done = _loop(lambda k: solve.advance(matvec, k), solve.state, steps)
+    done = _loop(lambda k: solve.advance(matvec, k), solve.state, steps)
     rr = solve.r.double().square().sum()
     return solve.x, Info(solve.state[done % 2], solve.history, rr, bb, damping, precond is None)
 

@@ -74,6 +74,40 @@ enum { VECTOR_BYTES = 16, MAX_TILE = 2 };
 static long part_size(long n) { return MAX(PART, (n + MAX_PARTS - 1) / MAX_PARTS); }
 static long part_count(long n) { return (n + part_size(n) - 1) / part_size(n); }
 
+/* As in cg.py. */
+enum { RITZ_STEPS = 200 };
+
+/* The smallest eigenvalue of the Lanczos matrix behind conjugate gradient's alpha and beta, by bisection on
+ * the number of negative pivots; NaN without a step. */
+static double least_ritz(const double *steps, long count) {
+    double diagonal[RITZ_STEPS], square[RITZ_STEPS], low = INFINITY, high = INFINITY;
+    for (long i = 0; i < count; i++) {
+        const double alpha = i ? steps[2 * i - 2] : 1, beta = i ? MAX(steps[2 * i - 1], 0) : 0;
+        diagonal[i] = 1 / steps[2 * i] + beta / alpha;
+        square[i] = beta / alpha / alpha;
+    }
+    for (long i = 0; i < count; i++) { /* Gershgorin's circles */
+        const double around = sqrt(square[i]) + (i + 1 < count ? sqrt(square[i + 1]) : 0);
+        low = MIN(low, diagonal[i] - around), high = MIN(high, diagonal[i]);
+    }
+    while (count && high - low > 2.3e-16 * (fabs(low) + fabs(high))) {
+        const double middle = low + (high - low) / 2;
+        int below = 0;
+        double pivot = 1;
+        if (middle <= low || middle >= high) break;
+        for (long i = 0; i < count && !below; i++) {
+            pivot = diagonal[i] - middle - square[i] / pivot;
+            below = pivot < 0;
+            if (pivot == 0) pivot = 1e-300;
+        }
+        if (below)
+            high = middle;
+        else
+            low = middle;
+    }
+    return count ? low + (high - low) / 2 : NAN;
+}
+
 #define CAT_(a, b) a##b
 #define CAT(a, b) CAT_(a, b)
 

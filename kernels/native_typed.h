@@ -71,17 +71,56 @@ int NAME(cg_step)(REAL *x, REAL *r, REAL *p, const REAL *q, double damping, long
     return (int)then[2];
 }
 
-/* At most `steps` iterations of cg_step with a pass as the product: j->v is p, j->out is q. Returns how
- * many were begun. */
-long NAME(cg_pass)(struct pass *j, REAL *u, REAL *r, REAL *p, double damping, double *state, double *history,
-                   long history_steps, long steps) {
-    for (long i = 0; i < steps; i++) {
+static double NAME(dot)(const REAL *p, const REAL *q, long n) {
+    double s = 0;
+#pragma omp simd reduction(+ : s)
+    for (long i = 0; i < n; i++) s += (double)p[i] * q[i];
+    return s;
+}
+
+/* A whole solve (H + damping I) u = a by cg_step, H being the pass; from u where `warm`, else from zero.
+ * work: 3 d k elements. history: 2 * steps. certify: spend a product on the true residual.
+ * found: |a|^2, |r|^2 of the recursive residual, the stop code, steps, products, the smallest Ritz value of
+ * H (NaN without a step), |a - H u|^2, |a - H u - damping u|^2, u.u, u.H u; the last four where certified. */
+void NAME(cg_pass)(struct pass *j, const REAL *a, REAL *u, REAL *work, double damping, double tol, long steps,
+                   int warm, int certify, double *history, double *found) {
+    const long n = j->d * j->k;
+    REAL *r = work, *p = work + n, *q = work + 2 * n;
+    const double aa = NAME(dot)(a, a, n), goal = tol * sqrt(aa);
+    const REAL shift = (REAL)damping;
+    double state[8] = {0, goal * goal, RUNNING, 0, 0, goal * goal, RUNNING, 0};
+    long products = 0, k = 0;
+    j->out = q;
+    if (aa == 0 || !warm) memset(u, 0, sizeof(REAL) * (size_t)n);
+    memcpy(r, a, sizeof(REAL) * (size_t)n);
+    if (aa != 0 && warm) {
+        j->v = u, products++;
         NAME(one_pass)(j);
-        if (NAME(cg_step)(u, r, p, j->out, damping, j->d * j->k, state, history, history_steps, i, j->threads) !=
-            RUNNING)
-            return i + 1;
+        for (long i = 0; i < n; i++) r[i] = a[i] - q[i] - shift * u[i];
     }
-    return steps;
+    memcpy(p, r, sizeof(REAL) * (size_t)n);
+    j->v = p;
+    state[0] = NAME(dot)(r, r, n);
+    state[2] = state[0] <= state[1];
+    while (k < steps && state[4 * (k % 2) + 2] == RUNNING) {
+        NAME(one_pass)(j);
+        NAME(cg_step)(u, r, p, q, damping, n, state, history, steps, k++, j->threads), products++;
+    }
+    const double *end = state + 4 * (k % 2), rr = NAME(dot)(r, r, n);
+    found[0] = aa, found[1] = rr, found[3] = end[3];
+    found[2] = end[2] == RUNNING && rr <= end[1] ? CONVERGED : end[2];
+    found[5] = least_ritz(history, MIN((long)end[3], RITZ_STEPS)) - damping;
+    if (certify && aa != 0) {
+        double left = 0, damped = 0;
+        j->v = u, products++;
+        NAME(one_pass)(j);
+        for (long i = 0; i < n; i++) {
+            const REAL s = a[i] - q[i], t = s - shift * u[i];
+            left += (double)s * s, damped += (double)t * t;
+        }
+        found[6] = left, found[7] = damped, found[8] = NAME(dot)(u, u, n), found[9] = NAME(dot)(u, q, n);
+    }
+    found[4] = (double)products;
 }
 
 static void NAME(neumann)(REAL *restrict v, REAL *restrict total, const REAL *restrict q, REAL lr, long lo,

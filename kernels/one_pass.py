@@ -21,16 +21,13 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bettyc.kernels import dispatch, native, panels, tuning
 from bettyc.kernels.rows import KINDS, Instruction, Program, Rows
-
-if TYPE_CHECKING:
-    from bettyc.kernels.cg_update import Recurrence
 
 PARTS = 32  # shares of the rows that CPU cores take in turn
 PART_ROWS = 64  # rows in a share, at least
@@ -270,18 +267,9 @@ class Pass:
         self._call(self._where)
         return out
 
-    def iterate(self, solve: Recurrence, steps: int, out: Tensor) -> int:
-        """cg_update.py's recurrence with this product until it stops, in one call; how many steps
-        were begun. out: working memory like p.
-        """
-        self._struct.v, self._struct.out = solve.p.data_ptr(), out.data_ptr()
-        return int(
-            native.function("cg_pass", self.dtype)(
-                self._where, solve.x.data_ptr(), solve.r.data_ptr(), solve.p.data_ptr(),
-                solve.damping, solve.state.data_ptr(), solve.history.data_ptr(),
-                solve.history.shape[0], steps,
-            )
-        )  # fmt: skip
+    def solve(self, *arguments: Any) -> None:
+        """`cg_pass` of native.c with this product; the caller keeps what the arguments point to."""
+        native.function("cg_pass", self.dtype)(self._where, *arguments)
 
     def descend(self, v: Tensor, lr: float, steps: int) -> None:
         """`steps` times v -= lr * the product at v, in one call. v: contiguous."""

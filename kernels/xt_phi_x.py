@@ -20,11 +20,12 @@ sums are at least fp32. `precision` is that of products on tensor cores (k > 1):
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bettyc.kernels import cg_update, checks, dispatch, xt_phi_x_triton
+from bettyc.kernels import cg_pass, checks, dispatch, xt_phi_x_triton
 from bettyc.kernels import phi as rows
 from bettyc.kernels.one_pass import MAX_COLUMNS, Pass
 from bettyc.kernels.phi import Centred, Diagonal, GaussNewton, Phi, Softmax
@@ -112,16 +113,16 @@ class Product:
         checks.vectors("xt_phi_x", v=v, out=self._out)
         return dispatch.run("xt_phi_x", WAYS, v, self._task, v, self._out)
 
-    def iterate(self, solve: cg_update.Recurrence, steps: int) -> int | None:
-        """Run cg_update.py's recurrence with this product until it stops, in one call of native.c;
-        how many steps were begun. None where there is no such call: then step by step.
+    def solve(self, b: Tensor, **options: Any) -> tuple[Tensor, cg_pass.Info] | None:
+        """A whole solve with this product in one call of native.c (cg_pass.py). None where there is
+        no such call: then step by step.
         """
-        p, out = solve.p, self._out
-        way = dispatch.choose("cg_update", p.device, p.dtype).way
+        out = self._out
+        way = dispatch.choose("cg_update", b.device, b.dtype).way
         if way != "native" or out.dim() != 1 or not has_native(self._task, out):
             return None
-        checks.vectors("xt_phi_x", p=p, out=out)
-        return _pass(self._task, p).iterate(solve, steps, out)
+        checks.vectors("xt_phi_x", b=b, out=out)
+        return cg_pass.cg_pass(_pass(self._task, b), b, **options)
 
 
 def check(x: Tensor, v: Tensor, phi: Phi, ridge: Tensor | None, precision: str) -> None:

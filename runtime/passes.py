@@ -19,7 +19,7 @@ from bettyc import emit
 from bettyc.emit import NOUNS
 from bettyc.expr import LEAVES, Graph, Node
 from bettyc.kernels import dispatch
-from bettyc.kernels.cg_update import Recurrence
+from bettyc.kernels.cg_pass import Info, cg_pass
 from bettyc.kernels.linear_pass import product
 from bettyc.kernels.one_pass import Pass, takes
 from bettyc.kernels.rows import Rows
@@ -164,12 +164,10 @@ class Curvature:
             return self._pass.into(v.contiguous(), torch.empty_like(v))
         return self._pass(v.view(self._shape)).view(-1)
 
-    def iterate(self, solve: Recurrence, steps: int) -> int | None:
-        """cg_update.py's recurrence until it stops, in one call; how many steps were begun. None
-        where there is no such call.
-        """
+    def solve(self, b: Tensor, **options: Any) -> tuple[Tensor, Info] | None:
+        """A whole solve in one call (kernels/cg_pass.py). None where there is no such call."""
         if not isinstance(self._pass, Pass):
             return None
-        done = self._pass.iterate(solve, steps, torch.empty_like(solve.p))
-        self._counted(done)
-        return done
+        u, info = cg_pass(self._pass, b, **options)
+        self._counted(info.products)
+        return u, info

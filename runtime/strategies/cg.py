@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from bettyc.kernels import cg as kernel
+from bettyc.kernels import cg_pass
 from bettyc.runtime.strategies import minres
 from bettyc.runtime.strategies.precondition import preconditioner
 from bettyc.runtime.strategies.system import Solution, System, not_finite, rayleigh, steps_for
@@ -37,7 +38,7 @@ from bettyc.strategies import CG
 def solve(system: System, options: CG) -> Solution:
     """u = (H + damping I)^-1 a by conjugate gradient."""
     a, damping = system.rhs, options.damping
-    size = float(a.norm())
+    size = float(torch.linalg.vector_norm(a))
     if not size:
         u = torch.zeros_like(a)
         return Solution(u, residual=0.0, converged=True, memory=_kept(options, u))
@@ -50,20 +51,23 @@ def solve(system: System, options: CG) -> Solution:
         damping=damping,
         x0=system.warm.get("u") if options.warm else None,
         precond=precond,
+        certify=system.certify,
     )
     if info.breakdown:
         raise not_finite(system.level)
     if info.curvature:
         return fall_back(system, options, info.iterations)
     # The residual of the system asked for, and that of H u = a without the damping.
-    left = a - system.product(u) if system.certify else None
-    relative = info.relative_residual if left is None else float((left - damping * u).norm()) / size
-    undamped = None if left is None else float(left.norm())
-    if undamped is None and not damping:
+    relative, undamped, least = info.relative_residual, None, info.min_ritz
+    if info.certificate is not None:
+        undamped, damped, rate = info.certificate
+        relative, least = damped / size, rate if least is None else least
+    elif system.certify:
+        left = a - system.product(u)
+        relative, undamped = float((left - damping * u).norm()) / size, float(left.norm())
+        least = rayleigh(u, a - left) if least is None else least
+    elif not damping:
         undamped = relative * size
-    least = info.min_ritz
-    if least is None and left is not None:
-        least = rayleigh(u, a - left)
     note, severe = _remark(info, relative, options)
     return Solution(
         u,
@@ -81,7 +85,7 @@ def _kept(options: CG, u: Tensor) -> dict[str, Tensor]:
     return {"u": u} if options.warm else {}
 
 
-def _remark(info: kernel.Info, relative: float, options: CG) -> tuple[str, bool]:
+def _remark(info: kernel.Info | cg_pass.Info, relative: float, options: CG) -> tuple[str, bool]:
     """A note on what is not as asked, and whether it deserves a warning."""
     if not info.converged and not options.iters:
         return f"not converged in {info.iterations} steps; raise `iters` or `damping`", True

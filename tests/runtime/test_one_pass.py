@@ -122,18 +122,18 @@ def test_steps_and_solves_are_single_calls(name, monkeypatch):
     if native.library() is None:
         pytest.skip(native.reason())
     calls = []
-    for owner, method in ((Slope, "descend"), (Curvature, "iterate")):
+    for owner, method in ((Slope, "descend"), (Curvature, "solve")):
         original = getattr(owner, method)
 
-        def spy(self, *args, original=original, method=method):
+        def spy(self, *args, original=original, method=method, **options):
             calls.append(method)
-            return original(self, *args)
+            return original(self, *args, **options)
 
         monkeypatch.setattr(owner, method, spy)
     with dispatch.use("auto"):
         run = begun(name)
         run.step()
-    assert calls == ["descend", "iterate"]
+    assert calls == ["descend", "solve"]
     with dispatch.use("torch"):
         other = begun(name)
         other.step()
@@ -149,9 +149,11 @@ def test_the_plan_names_what_the_runtime_uses(name, monkeypatch):
     if native.library() is None:
         pytest.skip(native.reason())
     used = []
-    original = Curvature.iterate
+    original = Curvature.solve
     monkeypatch.setattr(
-        Curvature, "iterate", lambda self, *args: used.append("cg_pass") or original(self, *args)
+        Curvature,
+        "solve",
+        lambda self, b, **more: used.append("cg_pass") or original(self, b, **more),
     )
     with dispatch.use("auto"):
         run = begun(name)
