@@ -73,13 +73,9 @@ def one_pass(
     ridge: like v, or one value. Operands that native.c cannot take go the way of the reference.
     """
     if takes(x, v, turned):
-        key = (x.shape, v.shape, v.dtype, turned, native.threads())
-        spare = rows.spare.setdefault(key, [])  # a list's pop and append are atomic
-        made = spare.pop() if spare else Pass(x, v, rows, None, turned=turned)
-        made.bind(x, data, scale, shift, ridge)
+        made = ready(x, v, rows, data, scale, shift, ridge, turned)
         found = made.at(v)
         made.release()
-        spare.append(made)
         return found
     if dispatch.choose("one_pass", x.device, v.dtype).way == "triton":
         from bettyc.kernels import linear_pass  # built on this file
@@ -88,6 +84,25 @@ def one_pass(
         if product is not None:
             return product(v)
     return reference(x, v, rows, data, scale, shift, ridge, turned)
+
+
+def ready(
+    x: Tensor,
+    v: Tensor,
+    rows: Rows,
+    data: Sequence[Tensor],
+    scale: float = 1.0,
+    shift: float = 0.0,
+    ridge: Tensor | None = None,
+    turned: bool = False,
+) -> Pass:
+    """A pass with its operands bound: one that was released, where there is one of these shapes."""
+    key = (x.shape, v.shape, v.dtype, turned, native.threads())
+    spare = rows.spare.setdefault(key, [])  # a list's pop and append are atomic
+    made = spare.pop() if spare else Pass(x, v, rows, None, turned=turned)
+    made.home = spare
+    made.bind(x, data, scale, shift, ridge)
+    return made  # type: ignore[no-any-return]
 
 
 def takes(x: Tensor, v: Tensor, turned: bool = False) -> bool:
@@ -192,6 +207,7 @@ class Pass:
             keep=(_I * max(1, len(program.keep)))(*program.keep), keep_at=self._keep_at,
         )  # fmt: skip
         self._where = ctypes.byref(self._struct)
+        self.home: list[Pass] | None = None
         self._call = native.function("one_pass", dtype)
         self._untuned = like if n * d * k >= WORTH else None
         if data is not None:
@@ -242,8 +258,10 @@ class Pass:
         struct.block = tuning.choose(key, BLOCKS, seconds)
 
     def release(self) -> None:
-        """Hold the operands no longer. `bind` comes before the next call."""
+        """Hold the operands no longer, and serve for another `ready`."""
         self._held = None
+        if self.home is not None:
+            self.home.append(self)
 
     def at(self, v: Tensor) -> Any:
         """As `one_pass`, with new tensors."""

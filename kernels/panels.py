@@ -9,30 +9,30 @@ microseconds, so it is worth it only for data of which the caller says that they
 from __future__ import annotations
 
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 PANEL = 64  # as in native.c
 COLUMNS = 64  # up to which panels are faster
 LIMIT = 1 << 20  # elements: more do not stay in a cache, and the copy would be felt
-_kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
+NAME = "_bettyc_panels"  # the attribute of a kept tensor: (its version, panels), or nothing yet
 
 
 def keep(x: Tensor) -> None:
     """Say that x will be multiplied often as it is. Later changes are noticed by its version."""
     few = x.dim() == 2 and 0 < x.shape[1] <= COLUMNS and PANEL <= x.numel() <= LIMIT
-    if few and x.is_floating_point() and x.device.type == "cpu" and x not in _kept:
-        _kept[x] = None
+    if few and x.is_floating_point() and x.device.type == "cpu" and not x.is_inference():
+        setattr(x, NAME, getattr(x, NAME, ()))
 
 
 def panels(x: Tensor) -> Tensor | None:
     """(panels, d, 64) of an x that is kept, the last one padded with zeros; None for others."""
-    if x not in _kept:
+    found = getattr(x, NAME, None)
+    if found is None:
         return None
-    found = _kept[x]
-    if found is None or found[0] != x._version:
+    if not found or found[0] != x._version:
         rows = -(-x.shape[0] // PANEL) * PANEL
         padded = x.new_zeros((rows, x.shape[1]))
         padded[: x.shape[0]] = x
-        packed = padded.view(-1, PANEL, x.shape[1]).mT.contiguous()
-        found = _kept[x] = (x._version, packed)
-    return found[1]  # type: ignore[no-any-return]
+        found = (x._version, padded.view(-1, PANEL, x.shape[1]).mT.contiguous())
+        setattr(x, NAME, found)
+    packed: Tensor = found[1]
+    return packed

@@ -48,14 +48,15 @@ Theta = Mapping[str, Tensor]
 class Written(NamedTuple):
     """An emitted function `call`, what gives its arguments, whether its result is one tensor.
 
-    whole: whether it is one pass over the data and nothing else (see `bettyc.runtime.passes`).
+    bound: where it is one pass over the data and nothing else, what gives that with its operands
+    (see `bettyc.runtime.passes`).
     """
 
     call: Callable[..., Any]
     inputs: Callable[..., tuple[Any, ...]]
     single: bool
     text: str
-    whole: bool = False
+    bound: Callable[..., Pass | Product | None] | None = None
 
     def at(
         self,
@@ -163,7 +164,7 @@ class Closed:
         out = self.memory(theta, [self.level])
         inputs = function.inputs(theta, frame, before.at(theta, frame), None, out)
         call, slots = function.call, self.leaves[self.level]
-        made = passes.bound(call, inputs) if function.whole and own.is_contiguous() else None
+        made = function.bound(*inputs) if function.bound and own.is_contiguous() else None
         if isinstance(made, Pass) and slots[0][0].stop - slots[0][0].start == own.numel():
             return passes.Slope(made, own)
         if out:
@@ -360,7 +361,9 @@ class Closed:
         exec(compile(text, filename, "exec"), namespace)
         whole = len(moving) == 1 and passes.is_whole(self.graph, outputs, moving[0])
         single = into.count(None) == 1
-        return Written(namespace[name], namespace[f"{name}_inputs"], single, text, whole)
+        call = namespace[name]
+        bound = passes.binding(call) if whole else None
+        return Written(call, namespace[f"{name}_inputs"], single, text, bound)
 
     def _into(
         self, outputs: Sequence[int], wrt: Sequence[str], sources: dict[str, str]
@@ -399,9 +402,13 @@ class ClosedProducts:
         self._own = theta[closed.level]
         self.size = self._own.numel()
         prologue, self._hessian, self._cross = functions
+        self._pass: Pass | Product | None = None
         self._fixed = prologue.at(theta, frame)
         self._first: tuple[Tensor, Tensor] | None = None
-        self._pass: Pass | Product | None = None
+
+    def __del__(self) -> None:
+        if isinstance(self._pass, Pass):
+            self._pass.release()
 
     @property
     def value(self) -> Tensor:
@@ -430,10 +437,10 @@ class ClosedProducts:
 
     def for_solver(self) -> passes.Curvature | None:
         """H v in one call each, where it is one pass over the data that native.c computes."""
-        if self._pass is None and self._hessian.whole and self._covers():
+        if self._pass is None and self._hessian.bound and self._covers():
             v = torch.empty_like(self._own)
             inputs = self._hessian.inputs(self._theta, self._frame, self._fixed, v)
-            self._pass = passes.bound(self._hessian.call, inputs)
+            self._pass = self._hessian.bound(*inputs)
         if self._pass is None:
             return None
         ((slot, _),) = self._closed.leaves[self._closed.level]

@@ -21,7 +21,7 @@ from bettyc.expr import LEAVES, Graph, Node
 from bettyc.kernels import dispatch
 from bettyc.kernels.cg_pass import Info, cg_pass
 from bettyc.kernels.linear_pass import product
-from bettyc.kernels.one_pass import Pass, takes
+from bettyc.kernels.one_pass import Pass, ready, takes
 from bettyc.kernels.rows import Rows
 from bettyc.kernels.xt_phi_x import Product
 from bettyc.onepass import Region
@@ -118,21 +118,22 @@ def is_whole(graph: Graph, outputs: Sequence[int], leaf: int) -> bool:
     return not node.attr("keep") and node.args[1] == leaf and graph[leaf].op in LEAVES
 
 
-def bound(call: Callable[..., Any], inputs: tuple[Any, ...]) -> Pass | Product | None:
-    """The pass that an emitted function is, with its operands; None where no kernel computes it."""
-
-    def bind(
-        x: Tensor, v: Tensor, rows: Rows, *data: Tensor, turned: bool = False, **more: Any
-    ) -> Pass | Product | None:
-        if takes(x, v, turned):
-            return Pass(x, v, rows, data, turned=turned, **more)
-        if dispatch.choose("one_pass", x.device, v.dtype).way == "triton":
-            return product(x, v, rows, data, turned=turned, **more)
-        return None
-
+def binding(call: Callable[..., Any]) -> Callable[..., Pass | Product | None]:
+    """From an emitted function that is one pass, the one that gives the pass with its operands;
+    None where no kernel computes it.
+    """
     assert isinstance(call, FunctionType)
-    names = {**call.__globals__, "one_pass": bind}
-    return FunctionType(call.__code__, names)(*inputs)  # type: ignore[no-any-return]
+    return FunctionType(call.__code__, {**call.__globals__, "one_pass": _bind})
+
+
+def _bind(
+    x: Tensor, v: Tensor, rows: Rows, *data: Tensor, turned: bool = False, **more: Any
+) -> Pass | Product | None:
+    if takes(x, v, turned):
+        return ready(x, v, rows, data, turned=turned, **more)
+    if dispatch.choose("one_pass", x.device, v.dtype).way == "triton":
+        return product(x, v, rows, data, turned=turned, **more)
+    return None
 
 
 class Slope:
@@ -140,6 +141,9 @@ class Slope:
 
     def __init__(self, made: Pass, own: Tensor) -> None:
         self._pass, self._own = made, own
+
+    def __del__(self) -> None:
+        self._pass.release()
 
     def __call__(self) -> Tensor:
         return self._pass.into(self._own, torch.empty_like(self._own))

@@ -107,6 +107,11 @@ class Run:
         self._pulls = {name: plan.sweep(name) for name in plan.order}
         self._objectives = {name: stage.objective for name, stage in self.stages.items()}
         self._nest = Nest({n: s.objective.reads for n, s in self.stages.items()}, plan.order)
+        self._strategies = {
+            pull.level: make(plan.level(pull.level).strategy)
+            for pulls in self._pulls.values()
+            for pull in pulls
+        }
         self._norms: dict[str, Tensor] = {}
         self._stop_asked = False
         for name, stage in self.stages.items():
@@ -296,7 +301,7 @@ class Run:
         )
 
     def _lowers(self, pulls: tuple[Pull, ...], frames: Mapping[str, Frame]) -> dict[str, Lower]:
-        strategies = {pull.level: make(self.plan.level(pull.level).strategy) for pull in pulls}
+        strategies = {pull.level: self._strategies[pull.level] for pull in pulls}
         point = Point(self._nest, self._objectives, frames, self.state.theta, strategies)
         found = {}
         for pull in pulls:
