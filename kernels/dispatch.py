@@ -29,7 +29,7 @@ Ways = Mapping[str, Callable[..., Any]]
 MODES = ("auto", "torch", "triton", "interpret")
 
 _broken: dict[str, str] = {}
-# what `run` has chosen: choosing again costs 1 us
+# what `way` has said
 _ways: dict[tuple[str, str, str, torch.dtype], str] = {}
 _mode = os.environ.get("BETTYC_KERNELS") or "auto"
 if _mode not in MODES:
@@ -65,13 +65,18 @@ def choose(op: str, device: torch.device, dtype: torch.dtype) -> Choice:
     return Choice("native", "compiled C for this processor")
 
 
+def way(op: str, like: Tensor) -> str:
+    """The way `op` runs for a tensor, without the reason: choosing again costs 1 us."""
+    key = (_mode, op, like.device.type, like.dtype)
+    return _ways.get(key) or _ways.setdefault(key, choose(op, like.device, like.dtype).way)
+
+
 def run(op: str, ways: Ways, like: Tensor, *args: Any, **options: Any) -> Any:
     """Call ways[way](*args, **options), with the way chosen for the tensor `like`."""
-    key = (_mode, op, like.device.type, like.dtype)
-    way = _ways.get(key) or _ways.setdefault(key, choose(op, like.device, like.dtype).way)
-    if way == "triton" and way in ways:
+    found = way(op, like)
+    if found == "triton" and found in ways:
         return _triton(op, ways, *args, **options)
-    return ways.get(way, ways["torch"])(*args, **options)
+    return ways.get(found, ways["torch"])(*args, **options)
 
 
 def _triton(op: str, ways: Ways, *args: Any, **options: Any) -> Any:

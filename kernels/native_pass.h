@@ -96,12 +96,13 @@ void NAME(one_pass)(struct pass *j) {
         for (long i = 0; i < size; i++) out[i] += ridge[i * j->ridge_step] * v[i];
 }
 
-/* `steps` times v -= lr * the pass at v. */
-void NAME(descend)(struct pass *j, REAL *v, double lr, long steps) {
+/* `steps` times v -= lr * the pass at v. before: NULL, or gets v as it is ahead of the last step. */
+void NAME(descend)(struct pass *j, REAL *v, REAL *before, double lr, long steps) {
     const long size = j->d * j->k;
     const REAL rate = (REAL)lr, *out = j->out;
     for (long i = 0; i < steps; i++) {
         NAME(one_pass)(j);
+        if (before && i + 1 == steps) memcpy(before, v, sizeof(REAL) * (size_t)size);
 #pragma omp simd
         for (long e = 0; e < size; e++) v[e] -= rate * out[e];
     }

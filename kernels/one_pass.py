@@ -77,7 +77,7 @@ def one_pass(
         found = made.at(v)
         made.release()
         return found
-    if dispatch.choose("one_pass", x.device, v.dtype).way == "triton":
+    if dispatch.way("one_pass", x) == "triton":
         from bettyc.kernels import linear_pass  # built on this file
 
         product = linear_pass.product(x, v, rows, data, scale, shift, ridge, turned)
@@ -110,7 +110,7 @@ def takes(x: Tensor, v: Tensor, turned: bool = False) -> bool:
     if x.device.type != "cpu" or x.dtype != v.dtype or not x.is_contiguous() or v.requires_grad:
         return False
     return (
-        dispatch.choose("one_pass", x.device, x.dtype).way == "native"
+        dispatch.way("one_pass", x) == "native"
         and columns(v, turned) <= MAX_COLUMNS
         and v.numel() > 0
         and v.is_contiguous()
@@ -289,11 +289,14 @@ class Pass:
         """`cg_pass` of native.c with this product; the caller keeps what the arguments point to."""
         native.function("cg_pass", self.dtype)(self._where, *arguments)
 
-    def descend(self, v: Tensor, lr: float, steps: int) -> None:
-        """`steps` times v -= lr * the product at v, in one call. v: contiguous."""
+    def descend(self, v: Tensor, lr: float, steps: int, before: Tensor | None = None) -> None:
+        """`steps` times v -= lr * the product at v, in one call. v: contiguous. before: like v,
+        gets v as it is ahead of the last step.
+        """
         out = torch.empty_like(v)
         self._struct.v, self._struct.out = v.data_ptr(), out.data_ptr()
-        native.function("descend", self.dtype)(self._where, v.data_ptr(), lr, steps)
+        where = native.pointer(before)
+        native.function("descend", self.dtype)(self._where, v.data_ptr(), where, lr, steps)
 
 
 def _operand(tensor: Tensor, kind: str, dtype: torch.dtype, n: int, k: int) -> Tensor:

@@ -1,18 +1,21 @@
 """Many updates of one level in a row, where nothing asks or changes anything in between.
 
-The last of them is an ordinary update, which leaves the loss. Those before are the gradient by
-formula and the optimizer's rule, in place on a copy that nobody else holds.
+They are the gradient by formula and the optimizer's rule, in place on a copy that nobody else
+holds. The last one leaves the loss: as an ordinary update, or, where all of them are one call of C,
+as the point that it is taken at, and it is computed if somebody reads it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from bettyc.runtime.optimizers.arithmetic import InPlace
-from bettyc.runtime.stage import Stage
+from bettyc.runtime.passes import Slope
+from bettyc.runtime.stage import LARGE, Stage
 
 # Updates between two looks at whether the run is to stop; also where losses are looked at.
 CHUNK = 100
@@ -36,33 +39,60 @@ def straight(stage: Stage) -> bool:
     )
 
 
+class Later:
+    """A loss that is computed when it is read."""
+
+    def __init__(self, compute: Callable[[], Tensor]) -> None:
+        self._compute = compute
+
+    @cached_property
+    def _value(self) -> Tensor:
+        with torch.no_grad():
+            return self._compute()
+
+    def detach(self) -> Tensor:
+        """The loss, as of a tensor."""
+        return self._value
+
+
 def advance(stage: Stage, count: int) -> None:
     """`count` updates of a level that is `straight`."""
-    if count > 1:
-        _inner(stage, count - 1)
-        stage.losses += [UNSEEN] * (count - 1)
-    stage.step()
-
-
-def _inner(stage: Stage, count: int) -> None:
     name, state = stage.name, stage.state
+    first, plain = state.gradients[name], _plain_rate(stage)
     own = stage.theta[name] = stage.theta[name].clone()
-    memory = {key: value.clone() for key, value in state.optimizer[name].items()}
     closed = stage.objective.closed
     assert closed is not None
-    first = state.gradients[name]
-    frame, plain = stage.feed.next(), _plain_rate(stage)
+    frame = stage.feed.next()
+    before: Tensor | None = None
     if plain is not None:
         # Nothing that is made here outlives it, so autograd need not know of it.
         with torch.inference_mode():
-            _descend(own, closed.slope(stage.theta, frame), plain, count)
+            slope = closed.slope(stage.theta, frame)
+            if isinstance(slope, Slope) and _small(stage):
+                before = torch.empty_like(own)
+                slope.descend(plain, count, before)
+            else:
+                _descend(own, slope, plain, count - 1)
     else:
+        memory = {key: value.clone() for key, value in state.optimizer[name].items()}
         with torch.no_grad():
             slope = closed.slope(stage.theta, frame)
-            memory = _follow(stage, own, slope, memory, first, count)
-    state.optimizer[name] = memory
-    state.gradients[name] = first + count
-    state.updates[name] += count
+            state.optimizer[name] = _follow(stage, own, slope, memory, first, count - 1)
+    done = count - (before is None)
+    state.gradients[name] = first + done
+    state.updates[name] += done
+    stage.losses += [UNSEEN] * (count - 1)
+    if before is None:
+        stage.step()
+        return
+    stage.stale = False
+    point = {**stage.theta, name: before}
+    stage.losses.append(Later(lambda: stage.objective(point, frame)))
+
+
+def _small(stage: Stage) -> bool:
+    """Whether no variable that the objective reads is overwritten: a point stays what it was."""
+    return all(stage.theta[n].numel() < LARGE for n in stage.objective.reads)
 
 
 def _plain_rate(stage: Stage) -> float | None:
@@ -78,9 +108,8 @@ def _plain_rate(stage: Stage) -> float | None:
 
 
 def _descend(own: Tensor, slope: Callable[[], Tensor], lr: float, count: int) -> None:
-    descend = getattr(slope, "descend", None)
-    if descend is not None:
-        descend(lr, count)
+    if isinstance(slope, Slope):
+        slope.descend(lr, count)
         return
     add, rate = own.add_, -lr
     for _ in range(count):
@@ -109,4 +138,4 @@ def _follow(
     return memory
 
 
-__all__ = ["CHUNK", "advance", "straight"]
+__all__ = ["CHUNK", "Later", "advance", "straight"]

@@ -148,9 +148,9 @@ class Slope:
     def __call__(self) -> Tensor:
         return self._pass.into(self._own, torch.empty_like(self._own))
 
-    def descend(self, lr: float, count: int) -> None:
-        """`count` times own -= lr * gradient, in one call."""
-        self._pass.descend(self._own, lr, count)
+    def descend(self, lr: float, count: int, before: Tensor | None = None) -> None:
+        """`count` times own -= lr * gradient, in one call. before: gets own ahead of the last."""
+        self._pass.descend(self._own, lr, count, before)
 
 
 class Curvature:

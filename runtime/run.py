@@ -24,6 +24,7 @@ from bettyc.runtime.adjoint import Lower, hypergradient
 from bettyc.runtime.assemble import Assembly, assemble, device_of
 from bettyc.runtime.execute import Executor, Stopped
 from bettyc.runtime.hooks import Hooks, Watched
+from bettyc.runtime.loop import Later
 from bettyc.runtime.nesting import Nest
 from bettyc.runtime.objective import Frame
 from bettyc.runtime.report import Hypergradient, Report
@@ -40,7 +41,8 @@ class Output:
     """What one update of the top level did.
 
     step: its number, from 0. loss: each level's objective at its last gradient, as the program
-    writes it (`maximize` included); of a `foreach` level the mean over replicas. metrics: empty
+    writes it (`maximize` included); of a `foreach` level the mean over replicas; computed when it
+    is read where the steps did not need it. metrics: empty
     where they were not evaluated. reports: one per solve of the hypergradients. stopped: why the
     run ends here, or nothing.
     """
@@ -51,6 +53,39 @@ class Output:
     reports: tuple[Report, ...] = ()
     grad_norm: Mapping[str, float] = field(default_factory=dict)
     stopped: str = ""
+
+
+class Losses(Mapping[str, float]):
+    """The losses of an output, each computed when it is read; at once where `now` says so."""
+
+    def __init__(self, losses: Mapping[str, tuple[Tensor | Later, float]], now: bool) -> None:
+        self._losses = losses
+        self._known: dict[str, float] = {}
+        for name, (loss, _) in losses.items():
+            if now or not isinstance(loss, Later):
+                self[name]
+
+    def __getitem__(self, name: str) -> float:
+        if name not in self._known:
+            loss, sign = self._losses[name]
+            self._known[name] = float(loss.detach().mean()) * sign
+        return self._known[name]
+
+    def known(self) -> list[float]:
+        """Those that have been computed."""
+        return list(self._known.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._losses  # that of Mapping would compute it
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._losses)
+
+    def __len__(self) -> int:
+        return len(self._losses)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
 
 
 class Gradients(dict[str, Tensor]):
@@ -192,14 +227,13 @@ class Run:
         self.finished = True
 
     def _output(self, step: int) -> Output:
-        stages = self.stages.values()
-        watch(stages, step)
-        losses = {name: s.losses[-1].mean() * s.sign for name, s in self.stages.items() if s.losses}
+        stages = list(self.stages.values())
+        evaluated = self._evaluates(step)
+        loss = Losses({s.name: (s.losses[-1], s.sign) for s in stages if s.losses}, evaluated)
+        watch(stages, loss.known(), step)
         for stage in stages:
             stage.losses.clear()
-        evaluated = self._evaluates(step)
         values = self.metrics() if evaluated else {}
-        loss = {name: float(value) for name, value in losses.items()}
         for name, stage in self.stages.items():
             for plateau in stage.options.plateaus if name in loss else ():
                 plateau.look(loss[name] * stage.sign)

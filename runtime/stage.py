@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -36,9 +37,12 @@ from bettyc.runtime.precision import tf32
 from bettyc.runtime.problem import Problem
 from bettyc.runtime.scaling import Scaler
 from bettyc.runtime.slope import replica
-from bettyc.runtime.state import State, fresh
+from bettyc.runtime.state import State, drawn, fresh
 from bettyc.runtime.trajectory import Trajectory
 from bettyc.strategies import STRATEGIES
+
+if TYPE_CHECKING:
+    from bettyc.runtime.loop import Later
 
 # From this size on, updates that nobody replays overwrite their buffers.
 LARGE = 1 << 16
@@ -87,8 +91,9 @@ class Stage:
         self.clock: Callable[[], int] = lambda: 0  # the number of the top level's update
         self.epochs: dict[str, int] = {}  # of each draw, as hooks have been told
         self.owned: list[Batches | TaskBatch] = []  # what only this level's gradients use up
-        self.losses: list[Tensor] = []
+        self.losses: list[Tensor | Later] = []  # since the last output
         self.sign = -1.0 if level.sense == "maximize" else 1.0
+        self._begun: Tensor | None = None  # where every start is, if none draws anything
         self.stale = False  # a level above has moved since the last update
         self.solved: Solved | None = None
         self.gradient: Gradient = self.own_gradient
@@ -119,12 +124,16 @@ class Stage:
         """Put the level to where its inner loop starts. The optimizer starts anew with it."""
         self.state.starts[self.name] += 1
         kind, _, source = self.plan.start.partition(":")
-        if kind == "reset":
+        if kind == "reset" and self._begun is not None:
+            self.theta[self.name] = self._begun.clone()
+        elif kind == "reset":
             made = fresh(
                 self.linked, self.level, self.seed, self.state.starts[self.name], self.replicas
             )
             self.theta[self.name] = made.theta
             self.state.buffers.update(made.buffers)
+            if not drawn(self.level):
+                self._begun = made.theta.clone()
         elif kind == "copy":
             origin = self._origin()
             assert origin is not None

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bettyc.model import Level
+from bettyc.model import Call, Level
+from bettyc.ops.initial import INITIAL
 from bettyc.runtime.initial import initial
 from bettyc.runtime.layout import Layout, plainly
 from bettyc.runtime.link import Linked
@@ -60,6 +61,15 @@ def fresh(linked: Linked, level: Level, seed: int, start: int, replicas: int | N
     if replicas is None:
         return rows[0]
     return Fresh(torch.stack([r.theta for r in rows]), rows[0].frozen, rows[0].buffers)
+
+
+def drawn(level: Level) -> bool:
+    """Whether each beginning of a level draws something, or builds a network from Python."""
+    if any(network.extern is not None for network in level.networks):
+        return True
+    return any(
+        isinstance(v.initial, Call) and INITIAL[v.initial.name].random for v in level.variables
+    )
 
 
 @dataclass(frozen=True)

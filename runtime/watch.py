@@ -7,7 +7,7 @@ step waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import isfinite
 
 import torch
@@ -16,20 +16,21 @@ from bettyc.failures import DivergedError
 from bettyc.runtime.stage import Stage
 
 
-def watch(stages: Iterable[Stage], step: int) -> None:
-    """Raise DivergedError for the lowest level that has left the finite numbers."""
-    stages = list(stages)
+def watch(stages: Sequence[Stage], losses: Iterable[float], step: int) -> None:
+    """Raise DivergedError for the lowest level that has left the finite numbers. losses: the last
+    one of every level, as far as it has been computed.
+    """
     # A sum is finite only where every entry is; one that overflows is looked at again below.
     sums = [s.theta[s.name].sum() for s in stages]
-    sums += [s.losses[-1].sum().to(sums[0]) for s in stages if s.losses]
-    if not sums or isfinite(float(torch.stack(sums).sum())):
+    if all(map(isfinite, losses)) and (not sums or isfinite(float(torch.stack(sums).sum()))):
         return
     for stage in stages:
         first = next(
-            (k for k, x in enumerate(stage.losses) if not bool(torch.isfinite(x).all())), None
+            (k for k, x in enumerate(stage.losses) if not bool(torch.isfinite(x.detach()).all())),
+            None,
         )
         if first is not None:
-            value = stage.losses[first].sum().item()
+            value = stage.losses[first].detach().sum().item()
             raise DivergedError(
                 stage.name, step, first, f"its objective is {value}", _advice(stage, first)
             )
