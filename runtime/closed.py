@@ -7,8 +7,9 @@ calculus writes its derivatives down, and emitted torch functions compute them w
     slope       the gradient in the level's own variables, for many steps with the rest held fixed
     hvp, cross  H v and (dg/dtheta_R)^T u; what does not depend on v is computed once per solve
 
-The functions are written at first use. Variables with a transform (`positive`, `unit`, `interval`)
-enter as formulas of their free coordinates, so that the derivatives are those of theta.
+The functions are written at first use, or by `bettyc compile --emit python` (written.py). Variables
+with a transform (`positive`, `unit`, `interval`) enter as formulas of their free coordinates, so
+that the derivatives are those of theta.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class Closed:
         self.linked, self.graph, self.level, self.root = linked, linked.graph, level.name, root
         self.levels = tuple(levels)
         self.leaves = {name: self._leaves(name) for name in levels}
+        self.texts: dict[str, str] = {}  # of the functions written so far, by name
         self._gradients: dict[tuple[str, ...], Written] = {}
         self._products: dict[tuple[str, ...], tuple[Written, ...]] = {}
         self._slope: tuple[Written, Written] | None = None
@@ -104,9 +106,7 @@ class Closed:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The value, scalar, and the gradient in theta[l], of its shape, for l in `wrt`."""
         key = tuple(wrt)
-        function = self._gradients.get(key)
-        if function is None:
-            function = self._gradients[key] = self._write_gradients(key)
+        function = self._gradients.get(key) or self.write_gradients(key)
         out = self.memory(theta, key)
         value, *parts = function.at(theta, frame, out=out)
         return value, self._collected(theta, key, parts, out)
@@ -157,9 +157,7 @@ class Closed:
         Whoever steps writes into `theta[level]`; everything else is held fixed, and what depends on
         it alone is computed here.
         """
-        if self._slope is None:
-            self._slope = self._write_slope()
-        before, function = self._slope
+        before, function = self._slope or self.write_slope()
         own = theta[self.level]
         out = self.memory(theta, [self.level])
         inputs = function.inputs(theta, frame, before.at(theta, frame), None, out)
@@ -181,7 +179,13 @@ class Closed:
             return lambda: call(*inputs).reshape(-1)  # type: ignore[no-any-return]
         return lambda: self._packed(self.level, call(*inputs) if slots else None, own)
 
-    def _write_slope(self) -> tuple[Written, Written]:
+    def write_slope(self) -> tuple[Written, Written]:
+        """Write what `slope` runs, once."""
+        if self._slope is None:
+            self._slope = self._written_slope()
+        return self._slope
+
+    def _written_slope(self) -> tuple[Written, Written]:
         own = [index for _, index in self.leaves[self.level]]
         parts = gradient(self.graph, self.root, own)
         assert not isinstance(parts, Opaque)
@@ -227,9 +231,7 @@ class Closed:
         What the formula detaches stays what it is at theta.
         """
         key = tuple(wrt)
-        if key not in self._nearby:
-            self._nearby[key] = self._write_nearby(key)
-        before, function = self._nearby[key]
+        before, function = self.write_nearby(key)
         fixed = before.at(theta, frame)
 
         def gradients(own: Tensor) -> dict[str, Tensor]:
@@ -239,7 +241,13 @@ class Closed:
 
         return gradients
 
-    def _write_nearby(self, wrt: tuple[str, ...]) -> tuple[Written, Written]:
+    def write_nearby(self, wrt: tuple[str, ...]) -> tuple[Written, Written]:
+        """Write what `nearby` runs, once."""
+        if wrt not in self._nearby:
+            self._nearby[wrt] = self._written_nearby(wrt)
+        return self._nearby[wrt]
+
+    def _written_nearby(self, wrt: tuple[str, ...]) -> tuple[Written, Written]:
         parts = gradient(self.graph, self.root, [i for level in wrt for _, i in self.leaves[level]])
         assert not isinstance(parts, Opaque)
         own = [index for _, index in self.leaves[self.level]]
@@ -257,7 +265,13 @@ class Closed:
             self._compiled(f"{name}_nearby", hoisted.roots, titles, {}, regions, wrt=wrt),
         )
 
-    def _write_gradients(self, wrt: tuple[str, ...]) -> Written:
+    def write_gradients(self, wrt: tuple[str, ...]) -> Written:
+        """Write what `gradients` runs, once."""
+        if wrt not in self._gradients:
+            self._gradients[wrt] = self._written_gradients(wrt)
+        return self._gradients[wrt]
+
+    def _written_gradients(self, wrt: tuple[str, ...]) -> Written:
         indices = [index for level in wrt for _, index in self.leaves[level]]
         parts = gradient(self.graph, self.root, indices)
         assert not isinstance(parts, Opaque)
@@ -270,12 +284,15 @@ class Closed:
     def products(self, theta: Theta, frame: Frame, into: Sequence[str]) -> ClosedProducts:
         """Second-order products at `theta`."""
         key = tuple(into)
-        if key not in self._products:
-            self._products[key] = self._write_products(key)
-        return ClosedProducts(self, theta, frame, key, self._products[key])
+        return ClosedProducts(self, theta, frame, key, self.write_products(key))
 
-    def _write_products(self, into: tuple[str, ...]) -> tuple[Written, ...]:
-        """(prologue, H v, cross terms)."""
+    def write_products(self, into: tuple[str, ...]) -> tuple[Written, ...]:
+        """Write what `products` runs, once: (prologue, H v, cross terms)."""
+        if into not in self._products:
+            self._products[into] = self._written_products(into)
+        return self._products[into]
+
+    def _written_products(self, into: tuple[str, ...]) -> tuple[Written, ...]:
         own = [index for _, index in self.leaves[self.level]]
         along = directions(self.graph, own)
         slices = {
@@ -326,6 +343,7 @@ class Closed:
         moving: the leaves that change from call to call. wrt: the levels whose derivatives are
         the last of the outputs.
         """
+        name = self._unused(name)
         sources: dict[str, str] = {title: f"fixed[{k}]" for k, title in enumerate(titles.values())}
         into = self._into(outputs, wrt, sources)
 
@@ -350,6 +368,7 @@ class Closed:
             inputs.append("    columns = frame.columns")
         inputs += ["    return (", *(f"        {sources[a]}," for a in arguments), "    )"]
         text = calls.text + body + "\n\n" + "\n".join(inputs)
+        self.texts[name] = text
         filename = f"<bettyc {self.linked.plan.model.name}.{name}>"
         linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
         namespace: dict[str, Any] = {
@@ -364,6 +383,14 @@ class Closed:
         call = namespace[name]
         bound = passes.binding(call) if whole else None
         return Written(call, namespace[f"{name}_inputs"], single, text, bound)
+
+    def _unused(self, name: str) -> str:
+        """The name, numbered where another function has it: derivatives in other levels."""
+        count, base = 1, name
+        while name in self.texts:
+            count += 1
+            name = f"{base}_{count}"
+        return name
 
     def _into(
         self, outputs: Sequence[int], wrt: Sequence[str], sources: dict[str, str]
@@ -484,9 +511,21 @@ def _slice(slot: Slot, flat: str = "v") -> str:
     return text if len(slot.free) == 1 else f"{text}.view({', '.join(map(str, slot.free))})"
 
 
-def closed(linked: Linked, level: Level, root: int, levels: Sequence[str]) -> Closed | None:
+def signed(linked: Linked, level: Level) -> tuple[int, tuple[str, ...]]:
+    """The node of a level's objective so that smaller is better, and the levels whose variables it
+    reads with a gradient, its own first.
+    """
+    node = level.objective
+    if level.sense == "maximize":
+        node = linked.graph.add("neg", node)
+    reads = [level.name, *(r.level for r in level.reads if not r.detached)]
+    return node, tuple(dict.fromkeys(reads))
+
+
+def closed(linked: Linked, level: Level) -> Closed | None:
     """The closed form of a level's objective, or None where a part of it is opaque."""
     graph = linked.graph
+    root, levels = signed(linked, level)
     if level.task is not None or any(_opaque(graph, i) for i in graph.reachable([root])):
         return None
     if linked.plan.level(level.name).precision in ("bf16", "fp16"):

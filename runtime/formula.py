@@ -25,7 +25,7 @@ from bettyc import emit
 from bettyc.expr import Graph, Node
 from bettyc.model import Level
 from bettyc.runtime import domains
-from bettyc.runtime.closed import Closed, closed
+from bettyc.runtime.closed import Closed, closed, signed
 from bettyc.runtime.held import Held
 from bettyc.runtime.link import Linked
 from bettyc.runtime.modules import raised_in
@@ -105,16 +105,11 @@ class Formula:
 
 def objective(linked: Linked, level: Level) -> Formula:
     """The level's objective, signed so that smaller is better."""
-    node = level.objective
-    if level.sense == "maximize":
-        node = linked.graph.add("neg", node)
-    reads = [level.name, *(r.level for r in level.reads if not r.detached)]
-    name = plain(level.name)
+    node, levels = signed(linked, level)
     autocast = AUTOCAST.get(linked.plan.level(level.name).precision)
-    levels = tuple(dict.fromkeys(reads))
-    found = build(linked, name, level.name, [node], levels, autocast=autocast)
+    found = build(linked, plain(level.name), level.name, [node], levels, autocast=autocast)
     if linked.plan.opt > 0:
-        found.closed = closed(linked, level, node, levels)
+        found.closed = closed(linked, level)
     return found
 
 

@@ -47,7 +47,7 @@ def command(
     """Bind the data's sizes, plan, and write the plan; `bettyc run PLAN.mlop` executes it.
 
     A plan is JSON and holds no code; the data are read again when it runs. `--emit python` prints
-    the torch code of every objective instead.
+    the torch code that runs instead: objectives, their derivatives, metrics.
     """
     from bettyc.api import MloError, Program
 

@@ -1,4 +1,4 @@
-"""`--emit python`: the straight-line torch code of every objective and metric."""
+"""`--emit python`: the straight-line torch code of every objective, derivative and metric."""
 
 from __future__ import annotations
 
@@ -9,17 +9,32 @@ from bettyc import emit
 from bettyc.expr import Graph, Node
 from bettyc.plan import Plan
 
+# What a derivative may call, by the word that stands for it.
+IMPORTS = {
+    "torch": "import torch",
+    "one_pass": "from bettyc.kernels.one_pass import one_pass",
+    "rows": "from bettyc.kernels.rows import rows",
+    "positive": "from bettyc.runtime.domains import positive",
+    "unit": "from bettyc.runtime.domains import unit",
+    "interval": "from bettyc.runtime.domains import interval",
+}
+
 
 def source(plan: Plan) -> str:
-    """One Python function per level, in the order of the plan, then one per metric.
+    """One Python function per level, in the order of the plan, then one per metric, then the
+    derivatives: the text that the runtime executes, and that runs by itself.
 
-    It is the text that the runtime executes. Levels that maximize return the negative of their
-    objective, as the runtime minimizes.
+    Levels that maximize return the negative of their objective, as the runtime minimizes. Dims
+    without a size leave out the derivatives, which are written for sizes.
     """
+    from bettyc.runtime.written import derivatives
+
     graph = plan.graph()
+    written = derivatives(plan)
+    words = set(re.findall(r"\w+", " ".join(written.values())))
     parts = [
-        f'"""{plan.model.name}: objectives and metrics, written by bettyc {plan.bettyc}."""',
-        "import torch",
+        f'"""{plan.model.name}: objectives and derivatives, written by bettyc {plan.bettyc}."""',
+        "\n".join(line for word, line in IMPORTS.items() if word in words or word == "torch"),
     ]
     for name in plan.order:
         level = plan.model.level(name)
@@ -27,6 +42,9 @@ def source(plan: Plan) -> str:
         parts += _functions(graph, node, plain(name))
     for metric in plan.model.metrics:
         parts += _functions(graph, metric.node, f"metric_{plain(metric.name)}")
+    parts += [text.strip("\n") for text in written.values()]
+    if plan.opt and not written:
+        parts.append("# No derivatives in closed form: plain autograd, or dims without a size.")
     return "\n\n\n".join(parts) + "\n"
 
 
