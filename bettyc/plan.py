@@ -239,6 +239,17 @@ def from_json(text: str) -> Plan:
     return plan
 
 
+def updates(program: tuple[Instruction, ...], level: str) -> int:
+    """How often a program updates a level, where every repeat runs to its end."""
+    total = 0
+    for instruction in program:
+        if isinstance(instruction, Repeat):
+            total += instruction.times * updates(instruction.body, level)
+        elif isinstance(instruction, Step | Solve) and instruction.level == level:
+            total += 1
+    return total
+
+
 def walk(program: tuple[Instruction, ...]) -> Iterator[Instruction]:
     """Every instruction, outermost first."""
     for instruction in program:

@@ -4,6 +4,9 @@
  * and double (_d). Matrices are row-major. Sums over rows or elements are taken in parts of a fixed
  * size and added in order, so no result depends on the number of threads; the parts are handed out
  * as threads come for them, because on a shared machine equal shares wait for the slowest core.
+ *
+ * fixed_pass.py compiles it once more with definitions ahead of it: FIXED_D and FIXED_PHI (native_pass.h),
+ * ONLY_FLOAT or ONLY_DOUBLE.
  */
 #include <math.h>
 #include <stddef.h>
@@ -125,6 +128,7 @@ static double least_ritz(const double *steps, long count) {
         share(NAME(CAT(f, _part)), &job, part_count(n), threads);                        \
     } while (0)
 
+#ifndef ONLY_DOUBLE
 #define REAL float
 #define NAME(f) CAT(f, _f)
 #define NAME_IS_DOUBLE 0
@@ -160,7 +164,9 @@ static double least_ritz(const double *steps, long count) {
 #undef ERF
 #undef MASKED
 #undef REDUCED
+#endif
 
+#ifndef ONLY_FLOAT
 #define REAL double
 #define NAME(f) CAT(f, _d)
 #define NAME_IS_DOUBLE 1
@@ -181,3 +187,4 @@ static double least_ritz(const double *steps, long count) {
 #include "native_rows.h"
 #include "native_pass.h"
 #include "native_typed.h"
+#endif

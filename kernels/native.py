@@ -61,7 +61,7 @@ _why = ""
 
 def function(name: str, dtype: torch.dtype) -> ctypes._NamedFuncPointer:
     """A function of the library for float32 or float64. There must be a library."""
-    return _functions()[name, dtype]
+    return functions(dtype)[name]
 
 
 def threads() -> int:
@@ -96,27 +96,44 @@ def library() -> ctypes.CDLL | None:
 
 
 @cache
-def _functions() -> dict[tuple[str, torch.dtype], ctypes._NamedFuncPointer]:
+def functions(dtype: torch.dtype) -> dict[str, ctypes._NamedFuncPointer]:
+    """All functions of the library for float32 or float64. There must be a library."""
+    found = library()
+    assert found is not None
+    return entries(found, dtype)
+
+
+def entries(library: ctypes.CDLL, dtype: torch.dtype) -> dict[str, ctypes._NamedFuncPointer]:
+    """The functions of a library by name, with their signatures."""
     found = {}
     for name, (arguments, result) in SIGNATURES.items():
-        for dtype, suffix in ((torch.float32, "f"), (torch.float64, "d")):
-            entry = getattr(library(), f"{name}_{suffix}")
-            entry.argtypes, entry.restype = arguments, result
-            found[name, dtype] = entry
+        entry = getattr(library, f"{name}_{'f' if dtype == torch.float32 else 'd'}")
+        entry.argtypes, entry.restype = arguments, result
+        found[name] = entry
     return found
 
 
-def _built(compiler: str) -> Path:
+def fixed(ahead: str) -> ctypes.CDLL:
+    """The library compiled once more, at -O3, with definitions ahead of it. There must be a
+    compiler. Raises OSError or SubprocessError where it cannot be built.
+    """
+    compiler = shutil.which(os.environ.get("BETTYC_CC") or os.environ.get("CC") or "cc")
+    if compiler is None:
+        raise OSError("no C compiler")
+    return ctypes.CDLL(str(_built(compiler, ahead)))
+
+
+def _built(compiler: str, ahead: str = "") -> Path:
     """The library's path, compiled if it is not there."""
     folder = _folder()
     sources = [Path(__file__).with_name(name) for name in SOURCES]
-    parts = [compiler, _version(compiler), _processor(), *FLAGS, *OPTIONAL]
+    parts = [compiler, _version(compiler), _processor(), *FLAGS, *OPTIONAL, ahead]
     key = hashlib.sha256("\0".join(parts).encode() + b"".join(s.read_bytes() for s in sources))
     path = folder / f"native-{key.hexdigest()[:20]}.so"
     if not path.exists():
         for optional in OPTIONAL:
             try:
-                _compile(compiler, sources[0], path, optional)
+                _compile(compiler, sources[0], path, optional, ahead)
                 break
             except subprocess.CalledProcessError:
                 if optional == OPTIONAL[-1]:
@@ -124,11 +141,16 @@ def _built(compiler: str) -> Path:
     return path
 
 
-def _compile(compiler: str, source: Path, path: Path, optional: str) -> None:
+def _compile(compiler: str, source: Path, path: Path, optional: str, ahead: str) -> None:
     """Into a file of its own first, so that two processes at once do no harm."""
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         made = Path(scratch) / path.name
-        flags = [*FLAGS, optional] if optional else FLAGS
+        flags = [*FLAGS, *filter(None, [optional])]
+        if ahead:
+            written = Path(scratch) / "fixed.c"
+            written.write_text(f'{ahead}\n#include "{source.name}"\n', encoding="utf-8")
+            flags += ["-O3", f"-I{source.parent}"]
+            source = written
         command = [compiler, *flags, str(source), "-o", str(made), "-lm"]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
         os.replace(made, path)

@@ -1,14 +1,23 @@
 /* One pass over X: out = scale X^T phi(X V) + shift V + ridge * V, phi a row program. Included twice by
  * native.c, with REAL and NAME(f) of the type. */
 
+/* FIXED_D and FIXED_PHI: the pass is compiled for a number of columns and a program, and lies in panels
+ * (fixed_pass.py). FIXED_PHI(r) is phi of row r of a block: from z[r] and j->data it writes s[r] and what
+ * is kept. */
+
 /* acc (k, d) = sum over rows lo..hi of x_i^T phi_i(x_i V). With panels, lo is a multiple of PANEL. */
 static void NAME(some_rows)(const struct pass *j, const REAL *vt, REAL *acc, long lo, long hi) {
+#ifdef FIXED_PHI
+    const long d = FIXED_D, k = 1, R = PANEL, slots = 1;
+    const REAL *panels = j->panels;
+#else
     const REAL *panels = j->panels;
     const long d = j->d, k = j->k, R = panels ? PANEL : j->block, slots = j->outside + j->count;
+    struct NAME(slot) slot[MAX_SLOTS];
+#endif
     const long sums = panels ? d * LANES : 0;
     REAL *memory = malloc(sizeof(REAL) * (size_t)((slots + 1) * k * R + (k + 2) * R + sums));
     REAL *z = memory + slots * k * R, *spare = z + k * R, *lanes = spare + (k + 2) * R;
-    struct NAME(slot) slot[MAX_SLOTS];
     if (acc) memset(acc, 0, sizeof(REAL) * (size_t)(k * d));
     memset(lanes, 0, sizeof(REAL) * (size_t)sums);
     for (long first = lo; first < hi; first += R) {
@@ -18,6 +27,11 @@ static void NAME(some_rows)(const struct pass *j, const REAL *vt, REAL *acc, lon
             NAME(panel_forward)(x, vt, z, d);
         else
             NAME(forward)(x, vt, z, count, d, k, R);
+#ifdef FIXED_PHI
+        REAL *s = memory;
+#pragma omp simd
+        for (long r = 0; r < count; r++) { FIXED_PHI(r) }
+#else
         slot[0] = (struct NAME(slot)){z, R};
         for (long i = 1; i < j->outside; i++)
             slot[i] = NAME(outside)(j->kinds[i], j->data[i], memory + i * k * R, first, count, k, R);
@@ -39,6 +53,7 @@ static void NAME(some_rows)(const struct pass *j, const REAL *vt, REAL *acc, lon
                 for (long c = 0; c < width; c++) out[r * width + c] = from.at[c * R + r];
         }
         const REAL *s = acc ? slot[j->result].at : NULL;
+#endif
         if (acc && panels) {
             if (count < R) { /* rows that are not there */
                 memcpy(spare, s, sizeof(REAL) * (size_t)count);

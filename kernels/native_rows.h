@@ -9,6 +9,43 @@ struct NAME(slot) {
     long step; /* R, or 0 for one column */
 };
 
+/* The instructions of one entry, of operands x, y and w. A pass compiled for its program (native_pass.h) is
+ * written in these names too. */
+#define ADD_OF(x, y, w) ((x) + (y))
+#define SUB_OF(x, y, w) ((x) - (y))
+#define MUL_OF(x, y, w) ((x) * (y))
+#define DIV_OF(x, y, w) ((x) / (y))
+#define POW_OF(x, y, w) (POWER((x), (y)))
+#define NEG_OF(x, y, w) (-(x))
+#define EQ_OF(x, y, w) ((x) == (y))
+#define NE_OF(x, y, w) ((x) != (y))
+#define LT_OF(x, y, w) ((x) < (y))
+#define LE_OF(x, y, w) ((x) <= (y))
+#define GT_OF(x, y, w) ((x) > (y))
+#define GE_OF(x, y, w) ((x) >= (y))
+#define AND_OF(x, y, w) ((x) != 0 && (y) != 0)
+#define OR_OF(x, y, w) ((x) != 0 || (y) != 0)
+#define NOT_OF(x, y, w) ((x) == 0)
+#define WHERE_OF(x, y, w) ((x) != 0 ? (y) : (w))
+#define MAXIMUM_OF(x, y, w) (LARGER((x), (y)))
+#define MINIMUM_OF(x, y, w) (SMALLER((x), (y)))
+#define EXP_OF(x, y, w) (NAME(exp_)((x)))
+#define LOG_OF(x, y, w) (LOG((x)))
+#define LOG1P_OF(x, y, w) (LOG1P((x)))
+#define EXPM1_OF(x, y, w) (EXPM1((x)))
+#define SQRT_OF(x, y, w) (ROOT((x)))
+#define ABS_OF(x, y, w) ((x) < 0 ? -(x) : (x))
+#define SQUARE_OF(x, y, w) ((x) * (x))
+#define SIGN_OF(x, y, w) ((REAL)(((x) > 0) - ((x) < 0)))
+#define SIGMOID_OF(x, y, w) (1 / (1 + NAME(exp_)(-(x))))
+#define TANH_OF(x, y, w) (TANH((x)))
+#define RELU_OF(x, y, w) ((x) < 0 ? 0 : (x))
+#define SIN_OF(x, y, w) (SIN((x)))
+#define COS_OF(x, y, w) (COS((x)))
+#define ERF_OF(x, y, w) (ERF((x)))
+#define LARGER(x, y) ((x) > (y) || (x) != (x) ? (x) : (y))
+#define SMALLER(x, y) ((x) < (y) || (x) != (x) ? (x) : (y))
+
 #define EACH(expression)                                                              \
     for (long c = 0; c < width; c++) {                                                \
         const REAL *p0 = a.at + c * a.step, *p1 = b.at + c * b.step, *p2 = e.at + c * e.step; \
@@ -33,45 +70,42 @@ struct NAME(slot) {
         }                                                                             \
     }
 
-#define LARGER(x, y) ((x) > (y) || (x) != (x) ? (x) : (y))
-#define SMALLER(x, y) ((x) < (y) || (x) != (x) ? (x) : (y))
-
 /* One instruction on `count` rows. width: columns of the result; columns: of a. */
 static void NAME(instruct)(int op, struct NAME(slot) a, struct NAME(slot) b, struct NAME(slot) e,
                            REAL *restrict out, REAL *spare, long width, long columns, long count, long R) {
     switch (op) {
-    case OP_ADD: EACH(x + y);
-    case OP_SUB: EACH(x - y);
-    case OP_MUL: EACH(x * y);
-    case OP_DIV: EACH(x / y);
-    case OP_POW: EACH(POWER(x, y));
-    case OP_NEG: EACH(-x);
-    case OP_EQ: EACH(x == y);
-    case OP_NE: EACH(x != y);
-    case OP_LT: EACH(x < y);
-    case OP_LE: EACH(x <= y);
-    case OP_GT: EACH(x > y);
-    case OP_GE: EACH(x >= y);
-    case OP_AND: EACH(x != 0 && y != 0);
-    case OP_OR: EACH(x != 0 || y != 0);
-    case OP_NOT: EACH(x == 0);
-    case OP_WHERE: EACH(x != 0 ? y : w);
-    case OP_MAXIMUM: EACH(LARGER(x, y));
-    case OP_MINIMUM: EACH(SMALLER(x, y));
-    case OP_EXP: EACH(NAME(exp_)(x));
-    case OP_LOG: EACH(LOG(x));
-    case OP_LOG1P: EACH(LOG1P(x));
-    case OP_EXPM1: EACH(EXPM1(x));
-    case OP_SQRT: EACH(ROOT(x));
-    case OP_ABS: EACH(x < 0 ? -x : x);
-    case OP_SQUARE: EACH(x * x);
-    case OP_SIGN: EACH((REAL)((x > 0) - (x < 0)));
-    case OP_SIGMOID: EACH(1 / (1 + NAME(exp_)(-x)));
-    case OP_TANH: EACH(TANH(x));
-    case OP_RELU: EACH(x < 0 ? 0 : x);
-    case OP_SIN: EACH(SIN(x));
-    case OP_COS: EACH(COS(x));
-    case OP_ERF: EACH(ERF(x));
+    case OP_ADD: EACH(ADD_OF(x, y, w));
+    case OP_SUB: EACH(SUB_OF(x, y, w));
+    case OP_MUL: EACH(MUL_OF(x, y, w));
+    case OP_DIV: EACH(DIV_OF(x, y, w));
+    case OP_POW: EACH(POW_OF(x, y, w));
+    case OP_NEG: EACH(NEG_OF(x, y, w));
+    case OP_EQ: EACH(EQ_OF(x, y, w));
+    case OP_NE: EACH(NE_OF(x, y, w));
+    case OP_LT: EACH(LT_OF(x, y, w));
+    case OP_LE: EACH(LE_OF(x, y, w));
+    case OP_GT: EACH(GT_OF(x, y, w));
+    case OP_GE: EACH(GE_OF(x, y, w));
+    case OP_AND: EACH(AND_OF(x, y, w));
+    case OP_OR: EACH(OR_OF(x, y, w));
+    case OP_NOT: EACH(NOT_OF(x, y, w));
+    case OP_WHERE: EACH(WHERE_OF(x, y, w));
+    case OP_MAXIMUM: EACH(MAXIMUM_OF(x, y, w));
+    case OP_MINIMUM: EACH(MINIMUM_OF(x, y, w));
+    case OP_EXP: EACH(EXP_OF(x, y, w));
+    case OP_LOG: EACH(LOG_OF(x, y, w));
+    case OP_LOG1P: EACH(LOG1P_OF(x, y, w));
+    case OP_EXPM1: EACH(EXPM1_OF(x, y, w));
+    case OP_SQRT: EACH(SQRT_OF(x, y, w));
+    case OP_ABS: EACH(ABS_OF(x, y, w));
+    case OP_SQUARE: EACH(SQUARE_OF(x, y, w));
+    case OP_SIGN: EACH(SIGN_OF(x, y, w));
+    case OP_SIGMOID: EACH(SIGMOID_OF(x, y, w));
+    case OP_TANH: EACH(TANH_OF(x, y, w));
+    case OP_RELU: EACH(RELU_OF(x, y, w));
+    case OP_SIN: EACH(SIN_OF(x, y, w));
+    case OP_COS: EACH(COS_OF(x, y, w));
+    case OP_ERF: EACH(ERF_OF(x, y, w));
     case OP_SUM: FOLD(0, y + x) break;
     case OP_AMAX: FOLD(a.at[r], LARGER(x, y)) break;
     case OP_AMIN: FOLD(a.at[r], SMALLER(x, y)) break;
@@ -100,8 +134,6 @@ static void NAME(instruct)(int op, struct NAME(slot) a, struct NAME(slot) b, str
 }
 #undef EACH
 #undef FOLD
-#undef LARGER
-#undef SMALLER
 
 /* out (k, R) = A_i z_i for blocks A (rows, k, k). */
 static void NAME(by_blocks)(const REAL *blocks, const REAL *z, REAL *out, long k, long count, long R) {

@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bettyc.kernels import dispatch, native, panels, tuning
+from bettyc.kernels import dispatch, fixed_pass, native, panels, tuning
 from bettyc.kernels.rows import KINDS, Instruction, Program, Rows
 
 PARTS = 32  # shares of the rows that CPU cores take in turn
@@ -208,7 +208,9 @@ class Pass:
         )  # fmt: skip
         self._where = ctypes.byref(self._struct)
         self.home: list[Pass] | None = None
-        self._call = native.function("one_pass", dtype)
+        self._generic = self._entries = native.functions(dtype)
+        self._fixed: Mapping[str, Any] | None = None
+        self._call = self._entries["one_pass"]
         self._untuned = like if n * d * k >= WORTH else None
         if data is not None:
             self.bind(x, data, scale, shift, ridge)
@@ -229,6 +231,8 @@ class Pass:
             ridge = _contiguous(ridge, self.dtype)
         packed = panels.panels(x) if k == 1 else None
         self._held: object = (x, operands, ridge, packed)
+        self._entries = self._fixed if self._fixed and packed is not None else self._generic
+        self._call = self._entries["one_pass"]
         struct.panels = native.pointer(packed)
         struct.parts = (
             max(1, min(self._parts, x.numel() // PART_SIZE)) if packed is not None else self._parts
@@ -256,6 +260,15 @@ class Pass:
         size = f"{struct.n} x {struct.d} x {struct.k} {self.dtype} {kind}"
         key = f"one_pass: rows per block, {size}, {len(self.program.lines)} instructions"
         struct.block = tuning.choose(key, BLOCKS, seconds)
+
+    def fix(self) -> None:
+        """From now on run code compiled for the program and its columns, where X lies in panels
+        and the code can be had (fixed_pass.py). The result keeps its bits.
+        """
+        if self._fixed is None and self._struct.panels:
+            self._fixed = fixed_pass.functions(self.program, self._struct.d, self.dtype)
+            self._entries = self._fixed or self._generic
+            self._call = self._entries["one_pass"]
 
     def release(self) -> None:
         """Hold the operands no longer, and serve for another `ready`."""
@@ -287,7 +300,7 @@ class Pass:
 
     def solve(self, *arguments: Any) -> None:
         """`cg_pass` of native.c with this product; the caller keeps what the arguments point to."""
-        native.function("cg_pass", self.dtype)(self._where, *arguments)
+        self._entries["cg_pass"](self._where, *arguments)
 
     def descend(self, v: Tensor, lr: float, steps: int, before: Tensor | None = None) -> None:
         """`steps` times v -= lr * the product at v, in one call. v: contiguous. before: like v,
@@ -296,7 +309,7 @@ class Pass:
         out = torch.empty_like(v)
         self._struct.v, self._struct.out = v.data_ptr(), out.data_ptr()
         where = native.pointer(before)
-        native.function("descend", self.dtype)(self._where, v.data_ptr(), where, lr, steps)
+        self._entries["descend"](self._where, v.data_ptr(), where, lr, steps)
 
 
 def _operand(tensor: Tensor, kind: str, dtype: torch.dtype, n: int, k: int) -> Tensor:

@@ -18,7 +18,7 @@ from bettyc.kernels import panels
 from bettyc.model import DataSet, Draw, Level, Ref
 from bettyc.model import Formula as FormulaValue
 from bettyc.patterns import nothing, unmatched
-from bettyc.plan import Instruction, Plan, Repeat, Solve, Step, walk
+from bettyc.plan import Plan, Solve, Step, updates, walk
 from bettyc.runtime import externs
 from bettyc.runtime.data.draw import Batches
 from bettyc.runtime.data.load import Loader, Source
@@ -336,17 +336,6 @@ class _Assembler:
                 formula = build(self.linked, name, owner, [node.args[0]], train=False)
                 found.setdefault(owner, []).append((str(index), float(node.attr("decay")), formula))
         return found
-
-
-def updates(program: tuple[Instruction, ...], level: str) -> int:
-    """How often a program updates a level, where every repeat runs to its end."""
-    total = 0
-    for instruction in program:
-        if isinstance(instruction, Repeat):
-            total += instruction.times * updates(instruction.body, level)
-        elif isinstance(instruction, Step | Solve) and instruction.level == level:
-            total += 1
-    return total
 
 
 def stepped(plan: Plan) -> set[str]:

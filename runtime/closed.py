@@ -37,6 +37,7 @@ from bettyc.onepass import Region, rewrite
 from bettyc.ops import OPS
 from bettyc.ops.control import is_opaque
 from bettyc.ops.term import Term
+from bettyc.plan import updates
 from bettyc.runtime import domains, passes
 from bettyc.runtime.layout import Slot
 from bettyc.runtime.link import Linked
@@ -86,6 +87,8 @@ class Closed:
         self.linked, self.graph, self.level, self.root = linked, linked.graph, level.name, root
         self.levels = tuple(levels)
         self.leaves = {name: self._leaves(name) for name in levels}
+        plan = linked.plan
+        self._steps = updates(plan.program, level.name) if plan.opt > 1 else 0
         self.texts: dict[str, str] = {}  # of the functions written so far, by name
         self._gradients: dict[tuple[str, ...], Written] = {}
         self._products: dict[tuple[str, ...], tuple[Written, ...]] = {}
@@ -381,7 +384,8 @@ class Closed:
         whole = len(moving) == 1 and passes.is_whole(self.graph, outputs, moving[0])
         single = into.count(None) == 1
         call = namespace[name]
-        bound = passes.binding(call) if whole else None
+        steps = self._steps if name.endswith("_slope") else 0
+        bound = passes.binding(call, steps) if whole else None
         return Written(call, namespace[f"{name}_inputs"], single, text, bound)
 
     def _unused(self, name: str) -> str:

@@ -35,7 +35,7 @@ from bettyc.cli.common import (
     default=1,
     show_default=True,
     metavar="0|1|2",
-    help="0: plain autograd; 1: derivatives in closed form; 2: as 1.",
+    help="0: plain autograd; 1: derivatives in closed form; 2: steps compiled where that pays.",
 )
 @click.option("--device", metavar="DEVICE", help="cpu, cuda or auto, in place of run.device.")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed, in place of run.seed.")

@@ -31,7 +31,7 @@ from bettyc.cli.planning import bound, planned
     default=1,
     show_default=True,
     metavar="0|1|2",
-    help="0: plain autograd; 1: derivatives in closed form; 2: as 1.",
+    help="0: plain autograd; 1: derivatives in closed form; 2: steps compiled where that pays.",
 )
 @click.option(
     "--memory", is_flag=True, help="Compare what differentiating needs with the device's memory."

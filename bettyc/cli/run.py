@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     default=1,
     show_default=True,
     metavar="0|1|2",
-    help="0: plain autograd; 1: derivatives in closed form; 2: as 1.",
+    help="0: plain autograd; 1: derivatives in closed form; 2: steps compiled where that pays.",
 )
 @click.option(
     "--resume",
