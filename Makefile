@@ -22,6 +22,7 @@ lint: $(VENV)/.installed-dev
 # The peers live in an environment of their own. Betty declares an older Python than it runs on.
 bench: .venv-bench/.installed
 	.venv-bench/bin/python benchmarks/run.py $(ARGS)
+	.venv-bench/bin/python benchmarks/weights.py $(WEIGHTS)
 
 .venv-bench/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-bench

@@ -50,7 +50,7 @@ class Contender(Protocol):
         ...
 
 
-def logistic(seed: int = 0) -> Problem:
+def logistic(seed: int = 0, dtype: torch.dtype = torch.float32) -> Problem:
     """Per-coordinate weight decay of logistic regression, 20 features, 500 + 500 rows."""
     g = torch.Generator().manual_seed(seed)
     truth = torch.randn(20, generator=g)
@@ -58,7 +58,7 @@ def logistic(seed: int = 0) -> Problem:
     def rows() -> dict[str, Tensor]:
         x = torch.randn(500, 20, generator=g)
         noise = torch.rand(500, generator=g)
-        return {"x": x, "y": (torch.sigmoid(x @ truth) > noise).float()}
+        return {"x": x.to(dtype), "y": (torch.sigmoid(x @ truth) > noise).to(dtype)}
 
     train, val = rows(), rows()
     bce = torch.nn.functional.binary_cross_entropy_with_logits
@@ -85,7 +85,7 @@ def logistic(seed: int = 0) -> Problem:
 
     return Problem(
         "logistic", LOGISTIC, {"train": train, "val": val}, lower, upper, in_jax,
-        torch.zeros(20), torch.zeros(20), 100, 0.1, 3, 1.0, 0.9, True,
+        torch.zeros(20, dtype=dtype), torch.zeros(20, dtype=dtype), 100, 0.1, 3, 1.0, 0.9, True,
     )  # fmt: skip
 
 
@@ -111,14 +111,15 @@ run { steps = 100000  eval = every(100000) }
 """
 
 
-def cleaning(seed: int = 0) -> Problem:
+def cleaning(seed: int = 0, dtype: torch.dtype = torch.float32) -> Problem:
     """One weight per row of softmax regression on 5000 x 784 x 10, half of the labels wrong."""
     g = torch.Generator().manual_seed(seed)
     centres = torch.rand(10, 784, generator=g)
 
     def rows() -> dict[str, Tensor]:
         y = torch.randint(0, 10, (5000,), generator=g)
-        return {"x": (centres[y] + torch.randn(5000, 784, generator=g)).div_(28), "y": y}
+        x = (centres[y] + torch.randn(5000, 784, generator=g)).div_(28)
+        return {"x": x.to(dtype), "y": y}
 
     train, val = rows(), rows()
     wrong = torch.rand(5000, generator=g) < 0.5
@@ -149,7 +150,8 @@ def cleaning(seed: int = 0) -> Problem:
 
     return Problem(
         "cleaning", CLEANING, {"train": train, "val": val}, lower, upper, in_jax,
-        torch.zeros(7840), torch.zeros(5000), 20, 1.0, 10, 100.0, 0.0, False,
+        torch.zeros(7840, dtype=dtype), torch.zeros(5000, dtype=dtype), 20, 1.0, 10, 100.0, 0.0,
+        False,
         near=1.0,  # 20 steps and 10 products are far from convergence
     )  # fmt: skip
 

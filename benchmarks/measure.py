@@ -21,17 +21,19 @@ PAUSE = 0.1  # seconds before a turn: OpenMP's and OpenBLAS's threads spin for s
 
 @dataclass(frozen=True)
 class Row:
-    """One contender. first: seconds of building it and its first round, compilation included.
-    median: seconds per round after that. memory: peak MiB above torch and the data, None where it
-    was not measured. error: of its first hypergradient against the reference, relative.
+    """One contender. median: seconds per round. start, compile, memory: as `Fresh`. error: of its
+    first hypergradient against that of the first contender, relative; truth: against that at the
+    solution itself (reference.py). loss: of the upper level in the end.
     """
 
     name: str
-    first: float
     median: float
     spread: float
+    start: float | None
+    compile: float | None
     memory: float | None
     error: float
+    truth: float
     loss: float
     note: str = ""
 
@@ -74,14 +76,26 @@ def resident() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def memory_of(problem: str, name: str, threads: int) -> float | None:
-    """Peak memory above torch and the data, in a fresh process; None where that fails."""
+@dataclass(frozen=True)
+class Fresh:
+    """Of a process of its own. start: seconds until the contender is made, its imports beside torch
+    included. compile: seconds by which its first round is longer than a later one. memory: peak MiB
+    above torch and the data.
+    """
+
+    start: float
+    compile: float
+    memory: float
+
+
+def fresh(problem: str, name: str, threads: int) -> Fresh | None:
+    """Measured in a new process; None where that fails."""
     script = Path(__file__).with_name("run.py")
-    command = [sys.executable, str(script), "--memory", problem, name, "--threads", str(threads)]
+    command = [sys.executable, str(script), "--fresh", problem, name, "--threads", str(threads)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
-        return float(json.loads(found.stdout.splitlines()[-1]))
-    except (IndexError, ValueError):
+        return Fresh(**json.loads(found.stdout.splitlines()[-1]))
+    except (IndexError, TypeError, ValueError):
         return None
 
 

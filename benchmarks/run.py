@@ -3,26 +3,31 @@
     python benchmarks/run.py [logistic cleaning] [--repeats 7] [--threads 1] [--output FOLDER]
 
 All contenders of a problem take turns in one process, so that a busy machine slows them alike; read
-the ratios. Before a table is made, hypergradients and losses are compared: where two libraries do
-not compute the same thing, the run ends. Peers that are not installed are named.
+the ratios. Before a table is made, hypergradients are compared, with each other and with that at
+the solution itself: where two libraries do not compute the same thing, or bettyc's error is larger
+than that of a peer with the same method, the run ends. Peers that are not installed are named.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import time
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from bilevel import PROBLEMS, Contender, Problem
-from measure import Row, as_json, machine, memory_of, resident, spread, take_turns
+from measure import Fresh, Row, as_json, fresh, machine, resident, spread, take_turns
 from peers import CONTENDERS, DIFFERENT
 from picture import bars
+from reference import reference
 
 SAME = 1e-3  # relative error of a hypergradient, float32
+NOISE = 1.05  # errors of equal methods differ so much by rounding
 
 
 def main() -> None:
@@ -32,12 +37,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", action="append", help="contenders whose name begins so")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--fresh", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     warnings.simplefilter("ignore", FutureWarning)
     torch.set_num_threads(given.threads)
-    if given.memory:
-        print(peak(*given.memory))
+    if given.fresh:
+        print(json.dumps(asdict(once(*given.fresh))))
         return
     rows = {}
     for name in given.problems:
@@ -55,36 +60,44 @@ def main() -> None:
 def compare(problem: Problem, repeats: int, threads: int, only: list[str] | None) -> list[Row]:
     """A row per contender that could be started."""
     contenders: dict[str, Contender] = {}
-    first: dict[str, float] = {}
     errors: dict[str, float] = {}
-    reference = None
+    truths: dict[str, float] = {}
+    truth, first = reference(problem.name), None
     for name, make in CONTENDERS.items():
-        if only and reference is not None and not any(name.startswith(o) for o in only):
+        if only and first is not None and not any(name.startswith(o) for o in only):
             continue
-        began = time.perf_counter()
         try:
             contender = make(problem)
         except ImportError as error:
             print(f"{problem.name}: {name} is not installed ({error.name})", flush=True)
             continue
         contender.round()
-        first[name] = time.perf_counter() - began
-        hypergradient = (problem.lam - contender.lam().reshape(-1)) / problem.upper_lr
-        reference = hypergradient if reference is None else reference
-        errors[name] = float((hypergradient - reference).norm() / reference.norm())
+        found = (problem.lam - contender.lam().reshape(-1)) / problem.upper_lr
+        first = found if first is None else first
+        errors[name] = float((found - first).norm() / first.norm())
+        truths[name] = float((found - truth).norm() / truth.norm())
         limit = problem.near if name in DIFFERENT else SAME
         if not errors[name] <= limit:
             sys.exit(f"{problem.name}: the hypergradient of {name} is off by {errors[name]:.1e}")
         contenders[name] = contender
-        print(f"{problem.name}: {name} started in {first[name]:.2f} s", flush=True)
+    ours = [n for n in truths if n.startswith("bettyc")]
+    for name in truths.keys() - {*ours, *DIFFERENT}:
+        for own in ours:
+            if truths[own] > NOISE * truths[name]:
+                sys.exit(f"{problem.name}: the error of {own} is larger than that of {name}")
     losses = {name: after(problem, c) for name, c in contenders.items()}
     times = take_turns(contenders, repeats)
-    return [
-        Row(name, first[name], statistics.median(t), spread(t),
-            memory_of(problem.name, name, threads), errors[name], losses[name],
-            DIFFERENT.get(name, ""))
-        for name, t in times.items()
-    ]  # fmt: skip
+    rows = []
+    for name, t in times.items():
+        new = fresh(problem.name, name, threads)
+        rows.append(
+            Row(
+                name, statistics.median(t), spread(t),
+                new and new.start, new and new.compile, new and new.memory,
+                errors[name], truths[name], losses[name], DIFFERENT.get(name, ""),
+            )
+        )  # fmt: skip
+    return rows
 
 
 def after(problem: Problem, contender: Contender, rounds: int = 4) -> float:
@@ -97,14 +110,18 @@ def after(problem: Problem, contender: Contender, rounds: int = 4) -> float:
     return float(problem.upper(descend(problem, lam)).detach())
 
 
-def peak(problem_name: str, name: str) -> float:
-    """MiB that the library and three rounds take above torch and the data."""
+def once(problem_name: str, name: str) -> Fresh:
+    """Start-up, compile time and memory of a contender, in this process."""
     problem = PROBLEMS[problem_name]()
-    before = resident()
+    before, began = resident(), time.perf_counter()
     contender = CONTENDERS[name](problem)
+    made = time.perf_counter()
+    rounds = []
     for _ in range(3):
+        at = time.perf_counter()
         contender.round()
-    return resident() - before
+        rounds.append(time.perf_counter() - at)
+    return Fresh(made - began, max(0.0, rounds[0] - rounds[2]), resident() - before)
 
 
 def unit_of(problem: Problem) -> tuple[str, float]:
@@ -119,15 +136,19 @@ def table(problem: Problem, rows: list[Row]) -> None:
     ours = next((r.median for r in rows if r.name == "bettyc -O1"), rows[0].median)
     print(f"\n{problem.name}: {unit}\n")
     print(
-        "| library | time | ± | times bettyc -O1 | first round, s | MiB | hypergradient error"
-        " | loss |"
+        "| library | time | ± | times bettyc -O1 | start, s | compile, s | MiB"
+        " | error against the first | error against the solution | loss |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
-        memory = "–" if row.memory is None else f"{row.memory:.0f}"
+        start, compile_, memory = (
+            "–" if value is None else f"{value:.{digits}f}"
+            for value, digits in ((row.start, 2), (row.compile, 2), (row.memory, 0))
+        )
         print(
             f"| {row.name} | {row.median * factor:.3g} | {row.spread:.0%} | {row.median / ours:.2f}"
-            f" | {row.first:.2f} | {memory} | {row.error:.1e} | {row.loss:.4f} |"
+            f" | {start} | {compile_} | {memory} | {row.error:.1e} | {row.truth:.1e}"
+            f" | {row.loss:.4f} |"
         )
     for row in rows:
         if row.note:
