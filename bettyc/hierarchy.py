@@ -57,6 +57,7 @@ class Hierarchy:
     below: dict[str, frozenset[str]] = field(default_factory=dict)
     order: tuple[str, ...] = ()
     _moves: dict[tuple[str, str], bool] = field(default_factory=dict, repr=False, compare=False)
+    _inputs: dict[str, frozenset[str]] = field(default_factory=dict, repr=False, compare=False)
 
     def direct(self, level: str) -> set[str]:
         """The levels right below one: those it stars, frozen or not, and those implied."""
@@ -136,6 +137,19 @@ class Hierarchy:
         """The levels that the reduced objective of `level` is a function of, besides itself: its
         own reads, and those of the levels whose solutions move with it.
         """
+        waiting = [level]  # no recursion: a chain may have thousands of levels
+        while waiting:
+            before = self._note_inputs(waiting[-1])
+            if before is None:
+                waiting.pop()
+            else:
+                waiting.append(before)
+        return self._inputs[level]
+
+    def _note_inputs(self, level: str) -> str | None:
+        """Find the inputs of a level; gives a level below it that has to come first, if any."""
+        if level in self._inputs:
+            return None
         inner: set[str] = set()
         found: set[str] = set()
         stack = [*self.starred[level], *self.value[level]]
@@ -144,11 +158,14 @@ class Hierarchy:
             if q == level or q in inner or q in found:
                 continue
             if q in self.below[level] and self.depends(q, level):
+                if q not in self._inputs:
+                    return q
                 inner.add(q)
-                stack.extend(self.inputs(q))
+                stack.extend(self._inputs[q])
             else:
                 found.add(q)
-        return frozenset(found)
+        self._inputs[level] = frozenset(found)
+        return None
 
     def sweep(
         self, root: str, total: frozenset[str] = frozenset()
