@@ -55,7 +55,7 @@ static void NAME(some_rows)(const struct pass *j, const REAL *vt, REAL *acc, lon
         const REAL *s = acc ? slot[j->result].at : NULL;
 #endif
         if (acc && panels) {
-            if (count < R) { /* rows that are not there */
+            if (count < R) { /* rows that are not there: zeros, as memory may hold NaN */
                 memcpy(spare, s, sizeof(REAL) * (size_t)count);
                 memset(spare + count, 0, sizeof(REAL) * (size_t)(R - count));
                 s = spare;
