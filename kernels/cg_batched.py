@@ -129,8 +129,9 @@ def cg_batched_kernel(
             b_ss += b_s * b_s
         ps = tl.sum(b_ps, 0)
         bound = tl.cast(eps, tl.float64) * tl.sqrt(tl.sum(b_pp, 0)) * tl.sqrt(tl.sum(b_ss, 0))
-        # inf - inf and nan - nan are not 0
-        if (ps - ps != 0.0) | (bound - bound != 0.0):
+        # not by v - v: see cg_update.py
+        finite = (tl.abs(ps) <= 1.7976931348623157e308) & (tl.abs(bound) <= 1.7976931348623157e308)
+        if finite == 0:
             tl.store(state + 4 * i_m + 2, 3.0)
         elif ps <= bound:
             tl.store(state + 4 * i_m + 2, 2.0)

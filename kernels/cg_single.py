@@ -165,10 +165,10 @@ def cg_single_kernel(
         if taken > 0.0:
             beta = rr / gamma
             curvature -= beta * rr / alpha
-        # inf - inf and nan - nan are not 0
+        # not by v - v: see cg_update.py
         if rr <= goal:
             stop = tl.cast(1.0, tl.float64)
-        elif curvature - curvature != 0.0:
+        elif (tl.abs(curvature) <= 1.7976931348623157e308) == 0:
             stop = tl.cast(3.0, tl.float64)
         elif curvature <= 0.0:
             stop = tl.cast(2.0, tl.float64)

@@ -107,8 +107,9 @@ def cg_small_kernel(
         ps = tl.sum(b_p64 * b_s64, 0)
         bound = tl.cast(eps, tl.float64) * tl.sqrt(tl.sum(b_p64 * b_p64, 0))
         bound = bound * tl.sqrt(tl.sum(b_s64 * b_s64, 0))
-        # inf - inf and nan - nan are not 0
-        bad = (ps - ps != 0.0) | (bound - bound != 0.0)
+        # not by v - v: see cg_update.py
+        finite = (tl.abs(ps) <= 1.7976931348623157e308) & (tl.abs(bound) <= 1.7976931348623157e308)
+        bad = finite == 0
         stop = tl.where(bad, 3, tl.where(ps <= bound, 2, 0))
         if stop == 0:
             alpha = rr / ps

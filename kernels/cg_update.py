@@ -194,10 +194,11 @@ def cg_update_kernel(
         pp = tl.sum(tl.load(sums + 4 * COUNT + o_c), 0)
         bound = tl.cast(eps, tl.float64) * tl.sqrt(pp) * tl.sqrt(ss)
         after = rr
-        # inf - inf and nan - nan are not 0
+        # v - v would not tell: of a product the GPU makes a fused fma(a, b, -v), which is not 0
+        finite = (tl.abs(ps) <= 1.7976931348623157e308) & (tl.abs(bound) <= 1.7976931348623157e308)
         if rr <= goal:
             stop = tl.cast(1.0, tl.float64)
-        elif (ps - ps != 0.0) | (bound - bound != 0.0):
+        elif finite == 0:
             stop = tl.cast(3.0, tl.float64)
         elif ps <= bound:
             stop = tl.cast(2.0, tl.float64)

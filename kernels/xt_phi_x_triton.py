@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Empty = Callable[[str, tuple[int, ...]], Tensor]
 
 MAX_RESIDENT_VECTOR = 16384  # d of the resident vector form
-MAX_PREFETCHED = 8192  # d above which the next rows would spill
 MAX_RESIDENT_MATRIX = 4096  # d k of the resident matrix form; 8192 spills on sm_90
 MAX_COLUMNS = 64
 MAX_BLOCK_COLUMNS = 32  # phi = blocks holds (16, k, k) at a time
@@ -245,7 +244,7 @@ def launch(
     columns = max(16, power(k))
     if kind == 0 and k == 1 and wide <= MAX_RESIDENT_VECTOR:
         sums = _resident_vector(x, v, data, wide, deterministic, empty)
-    elif max(wide, 16) * columns <= MAX_RESIDENT_MATRIX // (2 if v.dtype == torch.float64 else 1):
+    elif max(wide, 16) * columns <= _max_resident_matrix(v.dtype, kind, columns):
         sums = _resident_matrix(x, v, kind, data, weights, k, deterministic, precision, empty)
     else:
         sums = _two_phase(x, v, kind, data, weights, k, deterministic, precision, empty)
@@ -255,6 +254,14 @@ def launch(
         RIDGE=ridge is not None, COUNT=32, BLOCK=block, num_warps=4,
     )  # fmt: skip
     return out
+
+
+def _max_resident_matrix(dtype: torch.dtype, kind: int, columns: int) -> int:
+    """The largest d k of the resident matrix form."""
+    if dtype != torch.float64:
+        return MAX_RESIDENT_MATRIX
+    # blocks of 32 x 32 doubles for each of 16 rows leave no shared memory for the rest
+    return 0 if kind == 2 and columns > 16 else MAX_RESIDENT_MATRIX // 2
 
 
 def power(n: int) -> int:
@@ -273,13 +280,14 @@ def _resident_vector(
     x: Tensor, v: Tensor, w: Tensor, wide: int, deterministic: bool, empty: Empty
 ) -> Tensor:
     n, d = x.shape
-    block = max(1, min(16, 8192 // wide))
-    count = max(1, min(PROGRAMS, -(-n // block)))
+    # what an H200 ran fastest, over 60 choices for each of eight shapes (benchmarks/gpu.md)
+    block = max(1, min(64, (16384 if x.element_size() == 2 else 8192) // wide))
+    count = max(1, min(PROGRAMS * (2 if wide <= 256 else 1), -(-n // block)))
     sums = _sums(v, count, deterministic, empty)
     resident_vector_kernel[(count,)](
         x, v, w, sums, n, d, x.stride(0),
-        ROWS=block, D=wide, PREFETCH=wide <= MAX_PREFETCHED, ATOMIC=not deterministic,
-        num_warps=16 if wide > 4096 else 8,
+        ROWS=block, D=wide, PREFETCH=wide <= 256,
+        ATOMIC=not deterministic, num_warps=4 if wide <= 1024 else 8 if wide <= 8192 else 16,
     )  # fmt: skip
     return sums
 

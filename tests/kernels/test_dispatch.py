@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -205,3 +207,12 @@ def test_there_is_a_gpu_and_its_kernels_compile():
     with dispatch.use("triton"):
         neumann_update(v, v.clone(), v.clone(), 0.25)
     assert v.tolist() == [0.75] * 3
+
+
+def test_no_kernel_asks_for_finiteness_by_subtraction():
+    """Of a product v a GPU computes v - v as a fused fma(a, b, -v): the rounding error, not 0."""
+    texts = {p.name: p.read_text() for p in Path(dispatch.__file__).parent.glob("*.py")}
+    found = {name for name, text in texts.items() if re.search(r"\b(\w+) - \1 !?= ", text)}
+
+    assert len(texts) > 20
+    assert not found
