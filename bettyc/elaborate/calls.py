@@ -782,7 +782,7 @@ def _attribute(ctx: Context, name: str, node: ast.Expr, scope: Scope) -> Any:
     """A compile-time argument: a number, a list of whole ones, or a dim that is not bound yet."""
     names = [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
     sized = any(isinstance(scope.unit.names.get(n), ast.DimDecl) for n in names)
-    if sized and name != "axis":
+    if name == "size" or (sized and name != "axis"):
         found = constants.dim(ctx, node, scope)
         return found.value if found.value is not None else found.terms
     value = constants.value(ctx, node, scope)

@@ -461,7 +461,8 @@ def block(
             continue
         value = checker.check(kind, full, key, value, node.value.span, constants.spans(node.value))
         result[key] = Setting(full, value, origins.get(full, "file"), node.value.span)
-    _grouped(checker, path, result)
+    if all(node.name.text in BLOCKS[kind] for node in nodes):  # else `optimizer` may be misspelt
+        _grouped(checker, path, result)
     for d in checker.found:
         ctx.found.append(d)
     for key, row in BLOCKS[kind].items():
