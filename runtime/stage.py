@@ -146,6 +146,7 @@ class Stage:
                 self.average.forget()
         if self.trajectory is not None:
             self.trajectory.clear(copied=kind == "copy")
+            self.stale = False  # it has begun anew, and the first step must not forget where
 
     def _forget_optimizer(self) -> None:
         theta = self.theta[self.name]

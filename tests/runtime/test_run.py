@@ -276,3 +276,32 @@ def test_patience(mode, values, stops_at):
     stops = [k for k, value in enumerate(values) if early.look(value)]
 
     assert (stops[0] if stops else None) == stops_at
+
+
+def test_every_start_from_a_copy_is_differentiated():
+    """w_T = 1 + 0.8^3 (w_0 - 1) from the copied w_0, so d (w_T + 1)^2 / d w_0 = 2 0.8^3 (w_T + 1),
+    at the first update of the level above as at all others.
+    """
+    text = """
+level adapt {
+  var w : real = 0
+  minimize (w - 1)^2
+  optimizer = sgd(lr = 0.1)
+  steps = 3
+  start = copy(meta.w)
+  hypergrad = unroll
+}
+level meta {
+  var w : real = 5
+  minimize (adapt*.w + 1)^2
+  optimizer = sgd(lr = 0.01)
+}
+run { steps = 4  precision = fp64 }
+"""
+    found = [out.grad_norm["meta"] for out in start(text)]
+
+    w, expected = 5.0, []
+    for _ in range(4):
+        expected.append(2 * 0.8**3 * (2 + 0.8**3 * (w - 1)))
+        w -= 0.01 * expected[-1]
+    assert found == pytest.approx(expected, rel=1e-12)
