@@ -20,6 +20,7 @@ from bettyc.grammar import ast
 from bettyc.hierarchy import Hierarchy
 from bettyc.model import Call, Level, Model, Ref
 from bettyc.optimizers import OPTIMIZERS
+from bettyc.planner.compat import is_betty
 from bettyc.planner.decide import decide
 from bettyc.planner.facts import Facts, gather, is_zero_sum, span_of
 from bettyc.strategies import STRATEGIES
@@ -166,6 +167,7 @@ def _strategy(f: Facts, facts: Mapping[str, Facts], model: Model, h: Hierarchy) 
     options = dict(call.named)
     table = OPTIMIZERS.get(f.optimizer.name)
     at = Label(level.objective_span, f"{f.curvature}")
+    undamped = not (options.get("damping") or is_betty(model))  # Betty's cg has no damping
     if _replays(name) and table is not None and not _replayable(name, table):
         where = span_of(level, "optimizer")
         found.append(
@@ -178,12 +180,7 @@ def _strategy(f: Facts, facts: Mapping[str, Facts], model: Model, h: Hierarchy) 
                 notes=["use `sgd` or `adam`, or an implicit strategy such as `cg`"],
             )
         )
-    elif (
-        name == "cg"
-        and not options.get("damping")
-        and f.curvature.mu is None
-        and not f.curvature.convex
-    ):
+    elif name == "cg" and undamped and f.curvature.mu is None and not f.curvature.convex:
         reason = "maximizes" if level.sense == "maximize" else "is not known to be convex"
         found.append(
             report(
@@ -244,7 +241,7 @@ def _strategy(f: Facts, facts: Mapping[str, Facts], model: Model, h: Hierarchy) 
                     ],
                 )
             )
-    if name == "cg" and f.noisy and not options.get("damping") and f.curvature.mu is None:
+    if name == "cg" and f.noisy and undamped and f.curvature.mu is None:
         found.append(
             report(
                 "MLO0610",

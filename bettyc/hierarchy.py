@@ -129,6 +129,13 @@ class Hierarchy:
         reads |= {r for r in self.starred[level] if r in below and not self.depends(r, level)}
         return tuple(sorted(reads))
 
+    def walk(self, root: str, level: str) -> tuple[str, ...]:
+        """Where an adjoint flows in Betty, which follows stars whatever moves with what, and values
+        of the root alone.
+        """
+        reads = set(self.starred[level])
+        return tuple(sorted(reads | ({root} & set(self.value[level]))))
+
     def arrows(self, root: str) -> dict[str, tuple[str, ...]]:
         """The relation of `arrow` on all levels below `root`."""
         return {level: self.arrow(root, level) for level in sorted(self.below[root])}
@@ -168,10 +175,10 @@ class Hierarchy:
         return None
 
     def sweep(
-        self, root: str, total: frozenset[str] = frozenset()
+        self, root: str, total: frozenset[str] = frozenset(), walk: bool = False
     ) -> list[tuple[str, tuple[str, ...]]]:
         """Levels in the order of the adjoint sweep, each with where its adjoint flows; from those
-        in `total` to everything their reduced objective is a function of.
+        in `total` to everything their reduced objective is a function of; with `walk` as in Betty.
 
         Only levels that the root's starred reads reach and from which the root can be reached.
         Raises CycleError when the relation is cyclic.
@@ -183,7 +190,7 @@ class Hierarchy:
             level = stack.pop()
             if level in arrows:
                 continue
-            arrows[level] = self.arrow(root, level)
+            arrows[level] = self.walk(root, level) if walk else self.arrow(root, level)
             if level in total:
                 inside = self.inputs(level) & (self.below[root] | {root})
                 arrows[level] = tuple(sorted(inside))

@@ -179,6 +179,8 @@ class Plan:
     order: levels from the lowest to the highest.
     program: the schedule of one whole run: warm-ups, then `Repeat(run.steps, ...)`.
     seed, precision ("fp32", "fp64", "tf32", "bf16", "fp16"), device ("cpu", "cuda", "auto").
+    compat: "betty" where its formulas are taken and a step is one gradient, of which the
+        `accumulate`-th updates; else "".
     """
 
     format: int
@@ -198,6 +200,7 @@ class Plan:
     device: str
     opt: int
     warnings: tuple[str, ...]
+    compat: str = ""
 
     def level(self, name: str) -> LevelPlan:
         return next(level for level in self.levels if level.name == name)

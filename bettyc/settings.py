@@ -24,11 +24,11 @@ from bettyc.strategies import STRATEGIES
 
 @dataclass(frozen=True)
 class Kind:
-    """What a setting accepts. kind: count, positive, number, flag, text, texts, choice, call,
-    refs, stop.
+    """What a setting accepts. kind: count, positive, number, flag, text, texts, choice, quoted,
+    call, refs, stop.
 
-    choices: the words of a choice; table: the dataclasses of a call. Several kinds are
-    alternatives.
+    choices: the words of a choice, the strings of a quoted one; table: the dataclasses of a call.
+    Several kinds are alternatives.
     """
 
     kinds: tuple[str, ...]
@@ -88,6 +88,9 @@ RUN: dict[str, Kind] = {
         ("choice", "text"), "where tensors live", Call("auto"), choices=("auto", "cpu", "cuda")
     ),
     "precision": Kind(("choice",), "of the type `real`", Call("fp32"), choices=PRECISIONS),
+    "compat": Kind(
+        ("quoted",), "library whose formulas and schedule are reproduced", choices=("betty",)
+    ),
     "deterministic": Kind(("flag",), "refuse operations without a deterministic form", False),
     "log": Kind(("call", "calls"), "where and how often to log", table="log"),
     "eval": Kind(("call",), "how often metrics are evaluated", table="every"),
@@ -243,6 +246,7 @@ class Checker:
             "calls": "a list of those",
             "groups": 'a list of `group("pattern", option = ...)`',
             "choice": "one of " + ", ".join(f"`{c}`" for c in kind.choices),
+            "quoted": "one of " + ", ".join(f'`"{c}"`' for c in kind.choices),
             "start": "`warm`, `reset` or `copy(level.module)`",
         }
         return " or ".join(words[k] for k in kind.kinds)
@@ -305,6 +309,11 @@ class Checker:
             self._unknown_choice(path.rsplit(".", 1)[-1], value.name, kind.choices, span)
             return False, value
         return True, value
+
+    def _quoted(
+        self, kind: Kind, path: str, value: Value, span: Span, spans: Any
+    ) -> tuple[bool, Value]:
+        return value in kind.choices, value
 
     def _start(
         self, kind: Kind, path: str, value: Value, span: Span, spans: Any

@@ -28,7 +28,7 @@ from bettyc.runtime.objective import Frame, Objective
 from bettyc.runtime.products import gradients
 from bettyc.runtime.report import Hypergradient, Report, SolveError
 from bettyc.runtime.slope import reason, replica
-from bettyc.runtime.strategies import PULLS, SOLVES, WHOLE, single_loop
+from bettyc.runtime.strategies import COMPAT, PULLS, SOLVES, WHOLE, single_loop
 from bettyc.runtime.strategies.system import Pulled, Solution, System, Trajectory
 from bettyc.strategies import STRATEGIES, SingleLoop, name_of
 
@@ -42,6 +42,7 @@ class Lower:
     scale: positive approximation of diag(H) from the optimizer's state, shape of theta[level].
     trajectory: the recorded inner steps, for the strategies that replay them.
     reduced: what to differentiate in place of the level's objective, where its curvature is total.
+    compat, jacobian: see `System`.
     """
 
     strategy: Any
@@ -50,6 +51,8 @@ class Lower:
     scale: Tensor | None = None
     trajectory: Trajectory | None = None
     reduced: Objective | None = None
+    compat: str = ""
+    jacobian: Tensor | None = None
 
 
 def hypergradient(
@@ -127,6 +130,8 @@ def _sweep(
             trajectory=lower.trajectory,
             upper=None if level in passed else _upper(root, level, objectives, theta, frames),
             certify=certify,
+            compat=lower.compat,
+            jacobian=lower.jacobian,
         )
         try:
             found = pull_through(system, lower.strategy)
@@ -206,13 +211,14 @@ class Found:
 def pull_through(system: System, options: Any) -> Found:
     """One level of the sweep; the adjoint of a `foreach` level has one row per replica."""
     name = name_of(options)
-    if system.rhs.ndim == 2 and name not in WHOLE:
+    if system.rhs.ndim == 2 and (name not in WHOLE or system.jacobian is not None):
         return _replicas(system, options)
+    theirs = COMPAT[system.compat]
     if name in PULLS:
-        pulled = PULLS[name](system, options)
+        pulled = theirs.get(name, PULLS[name])(system, options)
         report = _by_differences(system, name, _report_of_pull(system, name, pulled))
         return Found(pulled.cross, report, pulled.memory, pulled.direction)
-    solution = SOLVES[name](system, options)
+    solution = theirs.get(name, SOLVES[name])(system, options)
     u = solution.u.to(system.theta[system.level].dtype)
     cross = system.products.cross(u)
     report = _by_differences(system, name, _report_of_solve(system, name, solution))
@@ -252,6 +258,7 @@ def _one(system: System, i: int) -> System:
         frame=replica(system.frame, level, i),
         rhs=system.rhs[i],
         scale=None if system.scale is None else system.scale[i],
+        jacobian=None if system.jacobian is None else system.jacobian[i],
         warm={name: value[i] for name, value in system.warm.items()},
     )
 

@@ -348,6 +348,8 @@ class Run:
                 scale=stage.scale(),
                 trajectory=stage.trajectory,
                 reduced=Reduced(pull.level, point) if total else None,
+                compat=self.plan.compat,
+                jacobian=stage.jacobian() if self.plan.compat else None,
             )
         return found
 

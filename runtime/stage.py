@@ -38,6 +38,7 @@ from bettyc.runtime.problem import Problem
 from bettyc.runtime.scaling import Scaler
 from bettyc.runtime.slope import replica
 from bettyc.runtime.state import State, drawn, fresh
+from bettyc.runtime.strategies import betty
 from bettyc.runtime.trajectory import Trajectory
 from bettyc.strategies import STRATEGIES
 
@@ -106,7 +107,11 @@ class Stage:
         )
         self._below = tuple(n for n in objective.reads if self._is_below(n))
         clips = self.plan.clip or self.plan.clip_value
-        self.simple = self.accumulate == 1 and not (clips or self.layout.projected)
+        self.betty = linked.plan.compat == "betty"  # a step is one gradient, and so is its rate
+        self.preconditioned = self.betty and self.plan.strategy.name == "sama"
+        self.simple = self.accumulate == 1 and not (
+            clips or self.layout.projected or self.preconditioned
+        )
 
     # Values at the beginning
 
@@ -190,16 +195,20 @@ class Stage:
     # One update
 
     def step(self) -> bool:
-        """One optimizer update, of `accumulate` gradients; False where `stop` was met instead."""
+        """One optimizer update, of `accumulate` gradients; False where `stop` was met instead.
+
+        As Betty counts it is one of those gradients, and the last of them updates.
+        """
         seen, self._overflowed = self.state.gradients[self.name], False
-        for k in range(self.accumulate):
-            if k:
+        begun = seen % self.accumulate if self.betty else 0
+        for k in range(begun, begun + 1 if self.betty else self.accumulate):
+            if k > begun:
                 for source in self.owned:
                     source.spent = True
             if not self._step_once(last=k + 1 == self.accumulate):
                 return False
         if self._overflowed:
-            self._leave_out(seen)
+            self._leave_out(seen - begun)
         self.state.updates[self.name] += 1
         return True
 
@@ -220,7 +229,7 @@ class Stage:
         self.losses.append(loss)
         if self.scaler is not None:
             self._overflowed = self._overflowed or not bool(torch.isfinite(grad).all())
-            if last:
+            if last or (self.betty and self._overflowed):
                 self.scaler.note(not self._overflowed)
             if self._overflowed:
                 return True
@@ -307,6 +316,14 @@ class Stage:
         seen = max(self.state.gradients[self.name] - 1, 0) // self.accumulate
         return self.options.lr(seen, self.theta)
 
+    def jacobian(self) -> Tensor | None:
+        """What Betty multiplies an adjoint by in `sama`; its scheduler has then gone on."""
+        if not self.preconditioned:
+            return None
+        options = self.options.at(self.state.gradients[self.name], self.theta)
+        state = self.state.optimizer[self.name]
+        return betty.jacobian(self.plan.optimizer.name, options, state, self.theta[self.name])
+
     def scale(self) -> Tensor | None:
         """A positive approximation of diag(H), shape of theta: the root of the second moment, as
         Adam divides.
@@ -370,9 +387,10 @@ class Stage:
         if self.plan.clip:
             grad = clipped(grad, self.plan.clip)
         update = count // self.accumulate
-        theta, state = self.rule.update(
-            theta, grad, state, update, self.options.at(update, others), ops
-        )
+        options = self.options.at(count if self.betty else update, others)
+        theta, state = self.rule.update(theta, grad, state, update, options, ops)
+        if self.preconditioned:
+            state = {**state, "last_grad": grad}
         return self.layout.project(theta), state
 
     def own_gradient(self, frame: Frame) -> tuple[Tensor, Tensor]:

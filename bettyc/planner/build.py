@@ -14,7 +14,7 @@ from bettyc.graph import edges
 from bettyc.hierarchy import Hierarchy
 from bettyc.model import Call, Model, Value
 from bettyc.plan import FORMAT, Candidate, Cost, LevelPlan, Plan, Repeat, Solve, Step
-from bettyc.planner import choose, cost
+from bettyc.planner import choose, compat, cost
 from bettyc.planner.decide import Decisions, decide, inner, pace
 from bettyc.planner.facts import Facts, gather, word
 from bettyc.planner.kernels import kernels
@@ -58,6 +58,7 @@ def make_plan(
         device or word(model.setting("device"), "auto"),
         opt,
         warnings,
+        compat.NAME if compat.is_betty(model) else "",
     )
     return plan, found
 

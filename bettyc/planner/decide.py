@@ -15,7 +15,7 @@ from bettyc.hierarchy import Hierarchy
 from bettyc.model import Call, Model
 from bettyc.optimizers import OPTIMIZERS
 from bettyc.plan import ENDLESS, Instruction, Pull
-from bettyc.planner import choose
+from bettyc.planner import choose, compat
 from bettyc.planner.facts import Facts, is_zero_sum, span_of
 from bettyc.planner.schedule import ConflictError, Pace, schedule
 from bettyc.strategies import STRATEGIES
@@ -50,6 +50,7 @@ def decide(
 ) -> tuple[Decisions | None, list[Diagnostic]]:
     """All decisions, or what stands against them."""
     found: list[Diagnostic] = []
+    betty = compat.is_betty(model)
     optimizers: dict[str, choose.Choice] = {}
     strategies: dict[str, choose.Choice] = {}
     for name in h.levels:
@@ -58,16 +59,21 @@ def decide(
         found += problems
         if optimizer is not None:
             optimizers[name] = optimizer
-            strategies[name] = _strategy(f, facts, h, optimizer.call)
+            strategies[name] = _strategy(f, facts, h, optimizer.call, betty)
     if found:
         return None, found
     dense = _dense(facts, strategies, h)
-    totals = {n: _total(facts, h, n, dense) for n in h.levels}
-    sweeps, circular = _sweeps(h, totals)
+    totals = {n: "direct" if betty else _total(facts, h, n, dense) for n in h.levels}
+    sweeps, circular = _sweeps(h, totals, betty)
     found += [_circular(facts[n]) for n in circular if _said(facts[n]) == "total"]
     totals = {n: "direct" if n in circular else word for n, word in totals.items()}
     found += _too_long(facts, strategies, sweeps)
     paces = {n: pace(facts[n], optimizers[n].call) for n in h.levels}
+    if betty:
+        solves = frozenset(n for n, p in paces.items() if p.solves)
+        paces = compat.paces(h, facts, solves)
+        calls = {n: choice.call for n, choice in strategies.items()}
+        found += compat.differences(h, facts, calls, sweeps, solves)
     steps = model.setting("steps")
     try:
         program = schedule(h, paces, sweeps, steps if isinstance(steps, int) else 100)
@@ -77,11 +83,13 @@ def decide(
 
 
 def _sweeps(
-    h: Hierarchy, totals: Mapping[str, str]
+    h: Hierarchy, totals: Mapping[str, str], betty: bool
 ) -> tuple[dict[str, tuple[Pull, ...]], frozenset[str]]:
     """The adjoint sweep of every level, and the levels whose total curvature had to be given up:
     levels that move together and meet in a level below are functions of each other.
     """
+    if betty:
+        return {n: tuple(Pull(*p) for p in h.sweep(n, walk=True)) for n in h.levels}, frozenset()
     total = frozenset(n for n, word in totals.items() if word == "total")
     try:
         return {n: tuple(Pull(*p) for p in h.sweep(n, total)) for n in h.levels}, frozenset()
@@ -137,12 +145,17 @@ def _total(facts: Mapping[str, Facts], h: Hierarchy, level: str, dense: frozense
     return "total" if level in dense else "direct"
 
 
-def _strategy(f: Facts, facts: Mapping[str, Facts], h: Hierarchy, optimizer: Call) -> choose.Choice:
+def _strategy(
+    f: Facts, facts: Mapping[str, Facts], h: Hierarchy, optimizer: Call, betty: bool
+) -> choose.Choice:
     readers = h.readers(f.name)
     frozen = not readers and f.name in h.constant
     if f.name not in h.lower:
         none = choose.filled(STRATEGIES, "none")
         return choose.Choice(none, (choose.Verdict("none", "no level reads its response", True),))
+    if betty and f.strategy.name == "auto" and not frozen:
+        call = choose.filled(STRATEGIES, "finite_diff")
+        return choose.Choice(call, (choose.Verdict("finite_diff", "Betty's default", True),))
     zero_sum = len(readers) == 1 and is_zero_sum(f, facts[readers[0]])
     return choose.strategy(f, optimizer, frozen, zero_sum, span_of(f.level, "hypergrad"))
 

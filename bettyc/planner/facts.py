@@ -24,6 +24,7 @@ class Facts:
     is unbound or a network is from Python.
     noisy: its objective changes from step to step (batches, dropout). opaque: it has a part that
     only autograd can differentiate. nested: it stars other levels whose solutions move.
+    masked: it draws random masks.
     """
 
     level: Level
@@ -35,6 +36,7 @@ class Facts:
     nested: bool
     precision: str
     copied: bool = False
+    masked: bool = False
 
     @property
     def name(self) -> str:
@@ -132,6 +134,7 @@ def _facts(
         bool(hierarchy.starred[level.name]),
         word(level.setting("precision"), word(model.setting("precision"), "fp32")),
         bool(started(model, level) - carried(graph, level.objective)),
+        "mask" in ops,
     )
 
 

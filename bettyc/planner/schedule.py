@@ -80,13 +80,13 @@ def _lower_blocks(
     sweeps: Mapping[str, tuple[Pull, ...]],
 ) -> list[Instruction]:
     """What has to happen before `uppers` move once. Not recursive: chains may be long."""
-    frames = [_Frame(uppers, iter(_under(h, uppers)))]
+    frames = [_Frame(uppers, iter(under(h, uppers)))]
     while True:
         frame = frames[-1]
         cluster = next(frame.under, None)
         if cluster is not None:
             _same_rate(h, cluster, paces)
-            frames.append(_Frame(cluster, iter(_under(h, cluster))))
+            frames.append(_Frame(cluster, iter(under(h, cluster))))
             continue
         frames.pop()
         if not frames:
@@ -110,7 +110,7 @@ def _rate(pace: Pace) -> int:
     return 1 if pace.solves else pace.steps
 
 
-def _under(h: Hierarchy, uppers: list[str]) -> list[list[str]]:
+def under(h: Hierarchy, uppers: list[str]) -> list[list[str]]:
     """The levels right under `uppers`, below none of the others there, in clusters."""
     direct: set[str] = set().union(*(h.direct(p) for p in uppers))
     return _clusters(h, sorted(direct.difference(*(h.below[q] for q in direct))))

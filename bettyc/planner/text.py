@@ -37,7 +37,8 @@ def _header(plan: Plan) -> list[str]:
     lines = [
         f"program    {m.name}   (bettyc {plan.bettyc}, sha256 {plan.hash[:12]})",
         *([f"dims       {dims}"] if dims else []),
-        f"run        seed {plan.seed}, {plan.precision}, device {plan.device}, -O{plan.opt}",
+        f"run        seed {plan.seed}, {plan.precision}, device {plan.device}, -O{plan.opt}"
+        + (f", as {plan.compat} counts and computes" if plan.compat else ""),
         f"order      {' < '.join(plan.order)}",
     ]
     if free:

@@ -1,7 +1,8 @@
 """The ways to differentiate through a level, by the name a program writes.
 
 SOLVES: u of H u = a; the cross products are taken for them. PULLS: the cross terms themselves.
-`score` differentiates through sampling and stands apart.
+`score` differentiates through sampling and stands apart. COMPAT: what other libraries mean by some
+of the names.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bettyc.runtime.strategies import (
+    betty,
     cg,
     danskin,
     exact,
@@ -51,6 +53,16 @@ PULLS: dict[str, Callable[[System, Any], Pulled]] = {
     "sama": sama.pull,
     "unroll": unroll.pull,
     "zeroth_order": zeroth_order.pull,
+}
+
+COMPAT: dict[str, dict[str, Callable[[System, Any], Any]]] = {
+    "": {},
+    "betty": {
+        "cg": betty.cg,
+        "finite_diff": betty.finite_diff,
+        "neumann": betty.neumann,
+        "sama": betty.sama,
+    },
 }
 
 # These take all replicas of a level at once.

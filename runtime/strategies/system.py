@@ -68,7 +68,8 @@ class System:
     positive approximation of diag(H), from the optimizer's state. warm: the last solution.
     trajectory: of the inner steps, where the executor recorded it. upper: the root's derivatives in
     the level's and in its own variables, as functions of the former; None where a has other
-    sources. certify: whether to spend a product on the true residual.
+    sources. certify: whether to spend a product on the true residual. compat: library whose
+    formulas are taken; jacobian: of the last update, for Betty's `sama`.
     """
 
     level: str
@@ -85,6 +86,8 @@ class System:
     trajectory: Trajectory | None = None
     upper: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     certify: bool = True
+    compat: str = ""
+    jacobian: Tensor | None = None
 
     @cached_property
     def products(self) -> Products:

@@ -88,4 +88,10 @@ CODES = (
         "error",
         "`{setting}`: `{pattern}` matches nothing of level `{level}`",
     ),
+    Code(
+        "MLO0619",
+        "not-as-in-betty",
+        "warning",
+        '`compat = "betty"` does not reproduce all of `{level}`: Betty {what}',
+    ),
 )
