@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from bettyc.model import Level, Model, Read, Ref
-from bettyc.plan import Edge
+from bettyc.plan import Edge, Plan
 from bettyc.types import Dim, add, number, product
 
 if TYPE_CHECKING:
@@ -107,15 +107,38 @@ def build(
     Graph attributes: name; order, from the lowest level to the highest; below, the levels under
     each.
     """
+    below = {p: tuple(sorted(hierarchy.below[p])) for p in hierarchy.order}
+    return _assemble(model, hierarchy.order, below, edges(model, hierarchy, sources))
+
+
+def from_plan(plan: Plan) -> networkx.MultiDiGraph[str]:
+    """The same graph from a plan, which knows the edges but not the sources."""
+    return _assemble(plan.model, plan.order, below(plan), plan.edges)
+
+
+def below(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """The levels under each, sorted: below what is below it, by response or implied."""
+    under: dict[str, set[str]] = {name: set() for name in plan.order}
+    for name in plan.order:
+        for edge in plan.edges:
+            if edge.upper == name and edge.kind in ("l2u", "frozen", "implied"):
+                under[name] |= {edge.lower} | under[edge.lower]
+    return {name: tuple(sorted(found)) for name, found in under.items()}
+
+
+def _assemble(
+    model: Model,
+    order: Sequence[str],
+    below: Mapping[str, tuple[str, ...]],
+    found: Iterable[Edge],
+) -> networkx.MultiDiGraph[str]:
     import networkx
 
     graph: networkx.MultiDiGraph[str] = networkx.MultiDiGraph(
-        name=model.name,
-        order=tuple(hierarchy.order),
-        below={p: tuple(sorted(hierarchy.below[p])) for p in hierarchy.order},
+        name=model.name, order=tuple(order), below=dict(below)
     )
     levels = {level.name: level for level in model.levels}
-    for name in hierarchy.order:
+    for name in order:
         level = levels[name]
         graph.add_node(
             name,
@@ -124,7 +147,7 @@ def build(
             size=size(level, dict(model.dims)),
             task=f"{level.task.name} in {level.task.of}" if level.task else None,
         )
-    for edge in edges(model, hierarchy, sources):
+    for edge in found:
         start, end = ends(edge)
         graph.add_edge(
             start, end, edge.kind, kind=edge.kind, lower=edge.lower, upper=edge.upper,

@@ -2,12 +2,15 @@
 
 resolved.mlo            the program with all values from outside, formatted, paths for this folder
 plan.json               the plan
+environment.json        what it runs on: versions, device, threads
 metrics.jsonl           one line per update of the top level, or per `log = every(n)`
     metrics.csv             the same numbers, where `log = csv` asks for it
 checkpoints/            where a run can be resumed
 variables.safetensors   every variable at the end, named level.variable; averages where a level has
                         an `average`
 export.safetensors      those that `run.export` names
+result.json             updates, seconds, last numbers; written when a run is done, by no other
+report.html             a page about all this, however the run ended
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bettyc.cli.common import said, write
 from bettyc.model import Call, Ref
 
 if TYPE_CHECKING:
@@ -38,6 +42,7 @@ class Folder:
         self._kept: list[str] = []
         self._written: list[str] = []
         self._best: tuple[float, str] | None = None
+        self._begun = False
 
     def __enter__(self) -> Folder:
         return self
@@ -46,21 +51,29 @@ class Folder:
         self._metrics.close()
         for logger in self.loggers:
             logger.close()
+        if self._begun:
+            self._report()
 
     def file(self, *name: str) -> str:
         """The path of a file in it."""
         return os.path.join(self.path, *name)
 
-    def begin(self, plan: Plan) -> None:
-        """Write what is run, and open the loggers that it asks for."""
+    def begin(self, plan: Plan, device: str) -> None:
+        """Write what is run and on what, and open the loggers that it asks for."""
         from bettyc.cli.loggers import loggers
+        from bettyc.environment import of_run
         from bettyc.relocate import relocate
 
         self.loggers = loggers(plan, self.path)
         source = relocate(plan.source, plan.folder, os.path.abspath(self.path))
-        for name, text in (("resolved.mlo", source), ("plan.json", plan.to_json() + "\n")):
+        for name, text in (
+            ("resolved.mlo", source),
+            ("plan.json", plan.to_json() + "\n"),
+            ("environment.json", json.dumps(of_run(device), indent=2) + "\n"),
+        ):
             with open(self.file(name), "x", encoding="utf-8", newline="") as file:
                 file.write(text)
+        self._begun = True
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Add a line to `metrics.jsonl`; it is on disk when this returns."""
@@ -100,8 +113,8 @@ class Folder:
         sign = -1 if mode == "min" else 1
         return self._best is None or sign * score > sign * self._best[0]
 
-    def end(self, run: Run, plan: Plan) -> None:
-        """Write the variables."""
+    def end(self, run: Run, plan: Plan, last: Output | None, seconds: float) -> None:
+        """Write the variables and the result."""
         from safetensors.torch import save_file
 
         tensors = {
@@ -113,6 +126,28 @@ class Folder:
         wanted = _exported(plan.model.setting("export"), tensors)
         if wanted:
             save_file({k: tensors[k] for k in wanted}, self.file("export.safetensors"))
+        result = {
+            "schema": 1,
+            "updates": run.step_count,
+            "seconds": round(seconds, 3),
+            "stopped": last.stopped if last is not None else "",
+            "loss": _finite(last.loss) if last is not None else {},
+            "metrics": _finite(last.metrics) if last is not None else {},
+        }
+        write(self.file("result.json"), json.dumps(result, indent=2) + "\n")
+
+    def _report(self) -> None:
+        """Write the page; a run is not lost because its page cannot be written."""
+        from bettyc.report.curves import Group
+        from bettyc.report.page import page
+        from bettyc.report.record import read_all
+
+        records, found = read_all([self.path])
+        groups = [Group(record.label, (record,)) for record in records]
+        try:
+            write(self.file("report.html"), page(records[0].label, groups, found))
+        except OSError as error:
+            said(f"warning: no report: {error.strerror}")
 
 
 def _count(setting: Call, name: str) -> int:

@@ -22,6 +22,7 @@ VERBS = {
     "list": "List functions, optimizers, strategies, settings or domains.",
     "new": "Write a program to start from.",
     "plan": "Show the schedule and how each level is differentiated.",
+    "report": "Write a page about runs: curves, residuals, schedule, settings.",
     "run": "Run a program or a compiled plan.",
     "version": "Show the versions of bettyc and what it runs on.",
 }

@@ -83,7 +83,8 @@ def command(
     """Run a program (.mlo) or a compiled plan (.mlop).
 
     The folder of the run holds the resolved program, the plan, the metrics of every update, the
-    checkpoints and the final variables. Ctrl-C writes a checkpoint to resume from.
+    checkpoints, the final variables and a page about it all. Ctrl-C writes a checkpoint to resume
+    from.
     """
     s = settings(parameters)
     compiled, sources = _compiled(file, s, seed, device, opt, no_python)
@@ -108,7 +109,7 @@ def command(
 
     watch = watcher(json_stream, s.quiet, s.color)
     with Folder(output, compiled.plan.model.name) as folder:
-        folder.begin(compiled.plan)
+        folder.begin(compiled.plan, str(run.device))
         _execute(run, folder, watch, s, sources, json_stream)
 
 
@@ -206,8 +207,9 @@ def _execute(
     except MemoryError as error:
         said(f"error: out of memory{f': {error}' if str(error) else ''}")
         raise Failed(3) from None
-    folder.end(run, run.plan)
-    _result(run, folder, last, time.monotonic() - began, stream)
+    seconds = time.monotonic() - began
+    folder.end(run, run.plan, last, seconds)
+    _result(run, folder, last, seconds, stream)
 
 
 def _outputs(run: Run, folder: Folder, watch: Watcher, s: Settings) -> Iterator[Output]:

@@ -6,9 +6,11 @@ code, and the `mlo` block after it is clean. The info string of the failing bloc
     mlo fail=MLO0503 args="--data a=x.csv --data b=x.csv"    arguments, for both programs
     mlo fail=MLO0802 command=run args="--mock n=8"           the command that reports it
     mlo fail=MLO0112 times=20000                             the block, that many times over
+    mlo fail=MLO0806 command=report on=first                 what it is told in place of the program
     csv file=x.csv                                           a file that stands beside the program
 
-A file before the failing program is there for both; one after it only for the corrected program.
+The block of the corrected program says the same words where its command is another. A file before
+the failing program is there for both; one after it only for the corrected program.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from dataclasses import dataclass, field
 
 from bettyc.diagnostics.registry import row
 
+PROGRAM = "program.mlo"
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pages")
 
 _FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -29,8 +32,8 @@ _FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 class Page:
     """A page and what is in it.
 
-    `failing` yields the code under `bettyc <command> <arguments>`, `fixed` yields nothing;
-    each runs in a folder with its `files`, text by name.
+    `failing` yields the code under `bettyc <command> <on> <arguments>`, `fixed` yields nothing
+    under `bettyc <cure>`; each runs in a folder with its `files`, text by name.
     """
 
     text: str
@@ -40,6 +43,8 @@ class Page:
     arguments: tuple[str, ...] = ()
     failing_files: dict[str, str] = field(default_factory=dict)
     fixed_files: dict[str, str] = field(default_factory=dict)
+    on: str = PROGRAM
+    cure: tuple[str, ...] = ("check", PROGRAM)
 
 
 def page_path(code: str) -> str:
@@ -66,8 +71,8 @@ def page(code: str) -> Page:
 def parse_page(text: str, code: str) -> Page:
     """Take a page apart. Raises `ValueError` when it lacks a failing or a corrected program."""
     programs: dict[str, str] = {}
-    command = "check"
-    arguments: tuple[str, ...] = ()
+    words = {"command": "check", "on": PROGRAM, "args": ""}
+    said: dict[str, dict[str, str]] = {}
     failing_files: dict[str, str] = {}
     fixed_files: dict[str, str] = {}
     for info, body in _FENCE.findall(text):
@@ -81,19 +86,21 @@ def parse_page(text: str, code: str) -> Page:
             if kind in programs or (kind == "fixed" and "failing" not in programs):
                 raise ValueError(f"the page of {code} has an unexpected mlo block: {info!r}")
             programs[kind] = body * int(options.get("times", "1"))
-            if kind == "failing":
-                command = options.get("command", command)
-                arguments = tuple(shlex.split(options.get("args", "")))
+            words = {key: options.get(key, words[key]) for key in words}
+            said[kind] = words
     if len(programs) < 2:
         raise ValueError(f"the page of {code} lacks a failing or a corrected program")
+    failing, fixed = said["failing"], said["fixed"]
     return Page(
         text,
         programs["failing"],
         programs["fixed"],
-        command,
-        arguments,
+        failing["command"],
+        tuple(shlex.split(failing["args"])),
         failing_files,
         fixed_files,
+        failing["on"],
+        (fixed["command"], fixed["on"], *shlex.split(fixed["args"])),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from bettyc.graph import ends
+from bettyc.graph import below, ends
 from bettyc.model import Call, Formula, Level, Value
 from bettyc.optimizers import OPTIMIZERS
 from bettyc.plan import Candidate, Instruction, LevelPlan, Plan, Pull, Repeat, Solve, Start, Step
@@ -48,11 +48,7 @@ def _header(plan: Plan) -> list[str]:
 
 def _free_pairs(plan: Plan) -> list[str]:
     """Neighbours in the order of which neither is below the other."""
-    under: dict[str, set[str]] = {name: set() for name in plan.order}
-    for name in plan.order:
-        for edge in plan.edges:
-            if edge.upper == name and edge.kind in ("l2u", "frozen", "implied"):
-                under[name] |= {edge.lower} | under[edge.lower]
+    under = below(plan)
     pairs = zip(plan.order, plan.order[1:], strict=False)
     return [f"{a} and {b}" for a, b in pairs if a not in under[b]]
 

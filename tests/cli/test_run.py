@@ -41,7 +41,8 @@ def test_a_run_has_a_folder_of_its_own(bettyc: Bettyc, data: Path) -> None:
     assert second.out.endswith("folder   runs/good-2\n")
     folder = data / "runs" / "good-1"
     assert {p.name for p in folder.iterdir()} == {
-        "resolved.mlo", "plan.json", "metrics.jsonl", "variables.safetensors"}  # fmt: skip
+        "resolved.mlo", "plan.json", "environment.json", "metrics.jsonl", "variables.safetensors",
+        "result.json", "report.html"}  # fmt: skip
     assert [line["step"] for line in lines(folder)] == [0, 1, 2]
     assert all(line["solves"][0]["level"] == "fit" for line in lines(folder))
     variables = load_file(folder / "variables.safetensors")

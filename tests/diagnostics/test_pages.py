@@ -23,10 +23,13 @@ class Bench:
         files = found.failing_files if kind == "failing" else found.fixed_files
         text = found.failing if kind == "failing" else found.fixed
         for name, content in {**files, "program.mlo": text}.items():
+            (self.folder / name).parent.mkdir(exist_ok=True)
             (self.folder / name).write_text(content, encoding="utf-8")
-        arguments = [self.checkpoint(found) if a == "{checkpoint}" else a for a in found.arguments]
+        failing = (found.command, found.on, *found.arguments)
+        words = failing if kind == "failing" else found.cure
+        arguments = [self.checkpoint(found) if a == "{checkpoint}" else a for a in words]
         self.capsys.readouterr()
-        exit_code = run([found.command, "program.mlo", "--format", "json", *arguments])
+        exit_code = run([*arguments, "--format", "json"])
         out, err = self.capsys.readouterr()
         lines = [json.loads(line) for line in (out + err).splitlines() if line.startswith("{")]
         return [d["code"] for d in lines if d.get("type") == "diagnostic"], exit_code

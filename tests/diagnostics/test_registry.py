@@ -14,8 +14,8 @@ from bettyc.diagnostics.page import FOLDER, page, parse_page
 from bettyc.diagnostics.registry import FAMILIES, family, report, row
 from bettyc.diagnostics.span import Span
 
-# The codes of the design, with 0309, 0417, 0418, 0510, 0511 and 0616 to 0619 that building it
-# added; syntax may grow.
+# The codes of the design, with 0309, 0417, 0418, 0510, 0511, 0616 to 0619 and 0805 to 0807 that
+# building it added; syntax may grow.
 DESIGN = {
     "01": [1, 3, 4, 5, 6, 8, 9, 10],
     "02": range(1, 14),
@@ -24,12 +24,12 @@ DESIGN = {
     "05": range(1, 12),
     "06": range(1, 20),
     "07": range(1, 11),
-    "08": range(1, 5),
+    "08": range(1, 8),
     "09": range(1, 8),
 }
 WARNINGS = {
     *("MLO0317", "MLO0318", "MLO0322", "MLO0416", "MLO0503", "MLO0505", "MLO0609", "MLO0610"),
-    *("MLO0613", "MLO0619", "MLO0706", "MLO0707", "MLO0710"),
+    *("MLO0613", "MLO0619", "MLO0706", "MLO0707", "MLO0710", "MLO0806", "MLO0807"),
 }
 CODES = [code for digits in FAMILIES for code in family(digits)]
 # Parameters of `report`, which a field of a message cannot be called.
@@ -89,11 +89,9 @@ def test_every_code_has_a_page_with_both_programs(code):
     assert found.text.startswith(f"# {code}: {row(code).name.replace('-', ' ')}\n")
     headings = re.findall("^## (.*)$", found.text, re.MULTILINE)
     assert headings == ["A program that fails", "Why", "The corrected program"]
-    same_files = found.failing_files == found.fixed_files
-    assert (found.failing, found.failing_files) != (found.fixed, found.fixed_files)
-    if found.failing == found.fixed:
-        assert not same_files
-    assert found.command in ("check", "plan", "run")
+    failing = (found.failing, found.failing_files, (found.command, found.on, *found.arguments))
+    assert failing != (found.fixed, found.fixed_files, found.cure)
+    assert found.command in ("check", "plan", "report", "run")
     assert all(len(line) <= 100 for line in found.text.split("\n"))
     assert len(found.text.split("##")[0]) > 80
 
@@ -121,6 +119,7 @@ def test_a_page_in_parts():
 
     assert (found.failing, found.fixed) == ("bad\n", "good\n")
     assert (found.command, found.arguments) == ("run", ("--data", "a=x y"))
+    assert found.cure == ("run", "program.mlo", "--data", "a=x y")
     assert found.failing_files == {"a.csv": "1\n"}
     assert found.fixed_files == {"a.csv": "1\n", "b.csv": "2\n"}
 
