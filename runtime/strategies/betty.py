@@ -1,6 +1,7 @@
 r"""Betty's formulas for the strategies of the same names, of plans with `compat = "betty"`.
 
-    finite_diff   S = I: no lower learning rate,  eps / (||a|| + 1e-15) along a and back
+    finite_diff   S = I: no lower learning rate,  eps / (||a|| + 1e-15) along a and back; what the
+                  objective detaches moves along
     sama          the same along P a, with eps for P a
     neumann       lr \sum_{k=0}^{terms-1} (I - lr H)^k a; lr = 0 is 1. Terms that grow are kept
     cg            `iters` steps, 0 is 1, from zero; no other option, no look at the curvature:
@@ -58,7 +59,7 @@ def sama(system: System, options: Sama) -> Pulled:
 
 def _difference(system: System, direction: Tensor, eps: float) -> Pulled:
     size = float(direction.norm())
-    return difference(system, direction, eps * (size / (size + TINY)))
+    return difference(system, direction, eps * (size / (size + TINY)), held=False)
 
 
 def neumann(system: System, options: Neumann) -> Solution:

@@ -26,10 +26,14 @@ def pull(system: System, options: FiniteDiff) -> Pulled:
 
 
 def difference(
-    system: System, direction: Tensor, eps: float, factor: float | Tensor = 1.0
+    system: System,
+    direction: Tensor,
+    eps: float,
+    factor: float | Tensor = 1.0,
+    held: bool = True,
 ) -> Pulled:
     """(dg/dtheta_R)^T u for every R, u = factor * direction, the variables moved by eps along
-    u / ||u|| and back.
+    u / ||u|| and back. held: what the objective detaches does not move with them.
 
     Memory: one vector besides the direction.
     """
@@ -38,7 +42,8 @@ def difference(
         return Pulled({name: torch.zeros_like(system.theta[name]) for name in system.into})
     own = system.theta[system.level]
     direction = direction.to(own.dtype)
-    gradients = system.gradients_near(system.into)
+    near = system.gradients_near(system.into) if held else None
+    gradients = near or (lambda own: system.gradients_at(own, system.into))
     point = torch.add(own, direction, alpha=eps / size)
     plus = gradients(point)
     torch.add(own, direction, alpha=-eps / size, out=point)

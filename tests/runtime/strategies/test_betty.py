@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -190,3 +192,28 @@ def test_what_is_not_finite_is_an_error() -> None:
 
     with pytest.raises(SolveError, match="not finite"):
         run.step()
+
+
+def test_what_is_detached_moves_along_in_a_difference() -> None:
+    """dC/dt = v exp(t v) (w - 2)^2 with v = detach(w), which Betty computes anew at both points."""
+    text = """
+        level fit {
+          var w : real = 0.5
+          minimize exp(tune.t * detach(w)) * (w - 2)^2
+          optimizer = sgd(lr = 0.1)
+          hypergrad = finite_diff(eps = 0.3)
+        }
+        level tune { var t : real = 0.4  minimize (fit*.w - 1)^2  optimizer = sgd(lr = 0.1) }
+        run { precision = fp64  compat = "betty" }
+    """
+    run = bettyc.loads(text).compile().start(seed=0)
+    run.step()
+    w, t = run["fit"].w.item(), run["tune"].t.item()
+
+    def below(v: float) -> float:
+        return v * math.exp(t * v) * (v - 2) ** 2
+
+    a = 2 * (w - 1)
+    expected = a * (below(w - 0.3) - below(w + 0.3)) / 0.6
+    found = run.hypergrad("tune", respond=False)["t"].item()
+    assert found == pytest.approx(expected, rel=1e-9)
