@@ -29,6 +29,7 @@ from bettyc.types import Type
 if TYPE_CHECKING:
     import networkx
 
+    from bettyc.runtime.layer import Layer
     from bettyc.runtime.run import Run
 
 
@@ -276,6 +277,19 @@ class CompiledPlan:
         run = self.start(**options)
         run.load(path)
         return run
+
+    def layer(
+        self, level: str, *, warm: bool | None = None, seed: int | None = None, **options: Any
+    ) -> Layer:
+        """A level as a differentiable `torch.nn.Module`: see `bettyc.runtime.layer.Layer`.
+
+        warm: whether each call begins where the last one ended; None does as the program says.
+        options as of `start`. Raises InputError for a level that is not there.
+        """
+        from bettyc.runtime.layer import Layer
+
+        given = {"data": self._data, "externs": self._externs, **options}
+        return Layer(self.plan, level, warm=warm, seed=seed, **given)
 
     def hypergrad(self, level: str, **options: Any) -> Any:
         """The hypergradient of a level where a fresh run begins: see `Run.hypergrad`."""

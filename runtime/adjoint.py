@@ -104,6 +104,55 @@ def _sweep(
 ) -> Hypergradient:
     reads = [pull.level for pull in pulls if pull.level in objectives[root].reads]
     loss, adjoints = gradients(objectives[root], theta, frames[root], [root, *reads])
+    swept = sweep(
+        root,
+        adjoints,
+        objectives=objectives,
+        theta=theta,
+        frames=frames,
+        lowers=lowers,
+        pulls=pulls,
+        memory=memory,
+        certify=certify,
+    )
+    grad, kept = swept.adjoints[root], dict(swept.memory)
+    weight = _moving_average(lowers, pulls)
+    if weight is not None:
+        key = f"{root}/{root}/direction"
+        grad = kept[key] = single_loop.average(grad, memory.get(key), weight)
+    return Hypergradient(grad, loss, swept.reports, kept, swept.directions)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep leaves: the adjoint of every level that it came to, and the rest as in
+    `Hypergradient`.
+    """
+
+    adjoints: Mapping[str, Tensor]
+    reports: tuple[Report, ...]
+    memory: Mapping[str, Tensor]
+    directions: Mapping[str, Tensor]
+
+
+def sweep(
+    root: str,
+    adjoints: Mapping[str, Tensor],
+    *,
+    objectives: Mapping[str, Objective],
+    theta: Mapping[str, Tensor],
+    frames: Mapping[str, Frame],
+    lowers: Mapping[str, Lower],
+    pulls: Sequence[Pull],
+    memory: Mapping[str, Tensor],
+    certify: bool = True,
+) -> Swept:
+    """Carry adjoints through `pulls`: the loop of the module's formula.
+
+    adjoints: those to begin with, by level, of the shape of theta[l]. root: whose they are; where
+    `objectives` has none of it, they are all that is known of it (a layer in the user's own loss).
+    """
+    adjoints = dict(adjoints)
     reports: list[Report] = []
     kept: dict[str, Tensor] = {}
     directions: dict[str, Tensor] = {}
@@ -115,6 +164,7 @@ def _sweep(
         lower = lowers[level]
         _check_sweep(root, pull, lower, pulls)
         prefix = f"{root}/{level}/"
+        known = root in objectives and level not in passed
         system = System(
             level=level,
             root=root,
@@ -128,7 +178,7 @@ def _sweep(
             scale=lower.scale,
             warm={k.removeprefix(prefix): v for k, v in memory.items() if k.startswith(prefix)},
             trajectory=lower.trajectory,
-            upper=None if level in passed else _upper(root, level, objectives, theta, frames),
+            upper=_upper(root, level, objectives, theta, frames) if known else None,
             certify=certify,
             compat=lower.compat,
             jacobian=lower.jacobian,
@@ -152,12 +202,7 @@ def _sweep(
             value = value.to(theta[name].dtype)
             adjoints[name] = adjoints[name] - value if name in adjoints else -value
             passed.add(name)
-    grad = adjoints[root]
-    weight = _moving_average(lowers, pulls)
-    if weight is not None:
-        key = f"{root}/{root}/direction"
-        grad = kept[key] = single_loop.average(grad, memory.get(key), weight)
-    return Hypergradient(grad, loss, tuple(reports), kept, directions)
+    return Swept(adjoints, tuple(reports), kept, directions)
 
 
 def _check_sweep(root: str, pull: Pull, lower: Lower, pulls: Sequence[Pull]) -> None:

@@ -164,10 +164,14 @@ class Executor:
         update.
         """
         body, index = _enclosing(self.program, level)
+        self.perform(body[:index])
+
+    def perform(self, body: Program) -> None:
+        """Execute instructions apart from the program's own course, whose place is kept."""
         kept = self.position, self._resume, self.interrupted
         self.position, self._resume, self.interrupted = [], [], lambda: False
         try:
-            self._run(body[:index])
+            self._run(body)
         finally:
             self.position, self._resume, self.interrupted = kept
 

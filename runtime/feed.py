@@ -20,6 +20,9 @@ from bettyc.runtime.data.rows import Columns, Tasks
 from bettyc.runtime.objective import Frame
 from bettyc.runtime.seeds import seed_of
 
+# Columns, and columns of the tasks of `foreach` levels, as in `Frame`.
+Given = tuple[Mapping[tuple[str, str], Tensor], dict[str, tuple[Mapping[str, Tensor], ...]]]
+
 
 class TaskBatch:
     """The tasks that the replicas of a `foreach` level work on; one batch per update of the level
@@ -106,17 +109,20 @@ class Feed:
         self._seed = seed
         self.fixed = not (draws or tasks or buffers or seed)
         self.frame: Frame | None = None
+        self._given: Given = ({}, {})
+        self._kept: frozenset[str] = frozenset()  # the names of what is given
+
+    def give(self, given: Given) -> None:
+        """Let these stand in place of what is loaded and drawn, until others are given."""
+        self._given = given
+        self._kept = frozenset((*(name for name, _ in given[0]), *given[1]))
+        self.frame = None
 
     def next(self) -> Frame:
         """The frame of the level's next gradient."""
         if self.frame is not None and self.fixed:
             return self.frame
-        for draw in self.draws:
-            if draw.spent:
-                draw.advance()
-        for task in self.tasks:
-            if task.spent:
-                task.advance()
+        self._advance(lambda source: source.spent)
         self.frame = self._build()
         return self.frame
 
@@ -134,18 +140,25 @@ class Feed:
 
     def peek(self) -> Frame:
         """The batches as they are, drawn only where there are none yet; for metrics."""
-        for source in (*self.draws, *self.tasks):
-            if not source.ready:
-                source.advance()
+        self._advance(lambda source: not source.ready)
         return self._build()
+
+    def _advance(self, due: Callable[[Batches | TaskBatch], bool]) -> None:
+        """Draw anew what is due and not given."""
+        for draw in self.draws:
+            if due(draw) and draw.draw.name not in self._kept:
+                draw.advance()
+        for task in self.tasks:
+            if due(task) and task.level not in self._kept:
+                task.advance()
 
     def _build(self) -> Frame:
         columns = dict(self.columns)
         for draw in self.draws:
             columns |= draw.columns
         return Frame(
-            columns,
-            {task.level: task.tasks for task in self.tasks},
+            {**columns, **self._given[0]},
+            {task.level: task.tasks for task in self.tasks} | self._given[1],
             seed=self._seed() if self._seed is not None else 0,
             buffers={} if self._buffers is None else dict(self._buffers()),
         )

@@ -100,15 +100,21 @@ class Nest:
         direct = {*self.values(q), *(r for r in self.stars(q) if not self.moves_with(r, q))}
         return self._sorted(direct)
 
-    def sweep(self, root: str, total: frozenset[str] = frozenset()) -> tuple[Pull, ...]:
+    def sweep(
+        self,
+        root: str,
+        total: frozenset[str] = frozenset(),
+        ends: frozenset[str] = frozenset(),
+    ) -> tuple[Pull, ...]:
         """The pulls of root, each level before the levels it points to; only those an adjoint
-        reaches.
+        reaches. ends: levels besides root, not below it, whose adjoints are wanted too.
 
         Raises ValueError where the relation has a cycle.
         """
         lower = self.below(root)
+        ends = ends | {root}
         into = {
-            q: tuple(r for r in self.arrows(q, q in total) if r == root or r in lower)
+            q: tuple(r for r in self.arrows(q, q in total) if r in ends or r in lower)
             for q in lower
         }
         done: list[str] = []
@@ -119,7 +125,7 @@ class Nest:
                 raise ValueError(
                     f"the responses below `{root}` depend on each other: {[*open_, q]}"
                 )
-            if q in done or q == root:
+            if q in done or q in ends:
                 return
             open_.append(q)
             for r in into[q]:

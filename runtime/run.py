@@ -25,10 +25,11 @@ from bettyc.runtime.assemble import Assembly, assemble, device_of
 from bettyc.runtime.execute import Executor, Stopped
 from bettyc.runtime.hooks import Hooks, Watched
 from bettyc.runtime.loop import Later
+from bettyc.runtime.lower import lower_of
 from bettyc.runtime.nesting import Nest
 from bettyc.runtime.objective import Frame
 from bettyc.runtime.report import Hypergradient, Report
-from bettyc.runtime.response import Point, Reduced
+from bettyc.runtime.response import Point
 from bettyc.runtime.stage import Stage
 from bettyc.runtime.stopping import Early
 from bettyc.runtime.variables import Variables
@@ -337,21 +338,7 @@ class Run:
     def _lowers(self, pulls: tuple[Pull, ...], frames: Mapping[str, Frame]) -> dict[str, Lower]:
         strategies = {pull.level: self._strategies[pull.level] for pull in pulls}
         point = Point(self._nest, self._objectives, frames, self.state.theta, strategies)
-        found = {}
-        for pull in pulls:
-            stage, plan = self.stages[pull.level], self.plan.level(pull.level)
-            total = plan.total == "total" and self._nest.inner(pull.level)
-            found[pull.level] = Lower(
-                strategies[pull.level],
-                mu=plan.mu,
-                lr=stage.rate(),
-                scale=stage.scale(),
-                trajectory=stage.trajectory,
-                reduced=Reduced(pull.level, point) if total else None,
-                compat=self.plan.compat,
-                jacobian=stage.jacobian() if self.plan.compat else None,
-            )
-        return found
+        return {pull.level: lower_of(self.stages[pull.level], point) for pull in pulls}
 
     def _moved(self, level: str) -> None:
         """After an update: its batches are used up, and what is below begins a new trajectory."""
