@@ -60,6 +60,12 @@ LEVEL: dict[str, Kind] = {
         Call("auto"),
         choices=("auto", "direct", "total"),
     ),
+    "replicas": Kind(
+        ("choice",),
+        "how the copies of a `foreach` level are evaluated: all at once or one after another",
+        Call("auto"),
+        choices=("auto", "vmap", "loop"),
+    ),
     "stop": Kind(("stop",), "end of the inner loop: grad_norm < 1e-6"),
     "groups": Kind(
         ("groups",),

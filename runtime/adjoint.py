@@ -27,10 +27,10 @@ from bettyc.plan import Pull
 from bettyc.runtime.objective import Frame, Objective
 from bettyc.runtime.products import gradients
 from bettyc.runtime.report import Hypergradient, Report, SolveError
-from bettyc.runtime.slope import reason, replica
-from bettyc.runtime.strategies import COMPAT, PULLS, SOLVES, WHOLE, single_loop
+from bettyc.runtime.slope import reason, replica, together
+from bettyc.runtime.strategies import COMPAT, PULLS, SOLVES, WHOLE, cg_replicas, single_loop
 from bettyc.runtime.strategies.system import Pulled, Solution, System, Trajectory
-from bettyc.strategies import STRATEGIES, SingleLoop, name_of
+from bettyc.strategies import CG, STRATEGIES, SingleLoop, name_of
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,13 @@ def _by_differences(system: System, name: str, report: Report) -> Report:
 
 
 def _replicas(system: System, options: Any) -> Found:
-    """One pull per replica, the cross terms summed, the least favourable of their certificates."""
+    """One pull per replica, the cross terms summed, the least favourable of their certificates;
+    conjugate gradient steps for all of them at once where their objectives are evaluated so.
+    """
+    if isinstance(options, CG) and together(system.objective, system.theta, system.frame):
+        rows = cg_replicas.solve(system, options)
+        if rows is not None:
+            return _of_rows(system, options, rows)
     total = {name: torch.zeros_like(system.theta[name]) for name in system.into}
     reports: list[Report] = []
     kept: dict[str, list[Tensor]] = {}
@@ -293,6 +299,18 @@ def _replicas(system: System, options: Any) -> Found:
             kept.setdefault(name, []).append(value)
     memory = {name: torch.stack(values) for name, values in kept.items()}
     return Found(total, _worst(system, name_of(options), reports), memory)
+
+
+def _of_rows(system: System, options: CG, rows: cg_replicas.Rows) -> Found:
+    """The cross terms of systems solved together, and of the few that have to be solved alone."""
+    u, reports = rows.u, [_report_of_rows(system, rows)]
+    for i in rows.left:
+        alone = _one(system, i)
+        solution = SOLVES["cg"](alone, options)
+        u[i] = solution.u
+        reports.append(_report_of_solve(alone, "cg", solution))
+    cross = system.products.cross(u.to(system.theta[system.level].dtype))
+    return Found(cross, _by_differences(system, "cg", _worst(system, "cg", reports)), {})
 
 
 def _one(system: System, i: int) -> System:
@@ -327,6 +345,23 @@ def _report_of_solve(system: System, name: str, solution: Solution) -> Report:
         bound=left / system.mu if left is not None and system.mu else None,
         note=solution.note,
         severe=solution.severe,
+    )
+
+
+def _report_of_rows(system: System, rows: cg_replicas.Rows) -> Report:
+    known = rows.residual is not None and system.mu
+    return Report(
+        level=system.level,
+        root=system.root,
+        strategy="cg",
+        products=rows.products,
+        iterations=rows.iterations,
+        relative_residual=rows.relative_residual,
+        min_ritz=rows.min_ritz,
+        converged=rows.converged,
+        bound=rows.residual / system.mu if known else None,  # type: ignore[operator]
+        note=rows.note,
+        severe=rows.severe,
     )
 
 

@@ -32,6 +32,7 @@ from bettyc.runtime.modules import raised_in
 from bettyc.runtime.naming import argument, plain, source
 from bettyc.runtime.objective import Frame
 from bettyc.runtime.randomness import masks
+from bettyc.runtime.replicas import Replicas
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # What emitted text may call besides torch.
@@ -51,7 +52,8 @@ class Formula:
     text: the Python source. closed: its derivatives by formula, where it has them. held: its
     detached values, None where it has none. buffers: what the last evaluation left in the module
     buffers it read, copies that the executor may keep after a step
-    (`buffers[level.module][name]`). once: why it cannot be differentiated twice, empty where it
+    (`buffers[level.module][name]`). replicas: how the replicas of its level are evaluated, None
+    where it has none. once: why it cannot be differentiated twice, empty where it
     can, None until that was tried (`bettyc.runtime.slope`).
     """
 
@@ -80,6 +82,7 @@ class Formula:
         self.closed: Closed | None = None
         self.once: str | None = None
         self.held: Held | None = None
+        self.replicas: Replicas | None = None
 
     def __call__(self, theta: Mapping[str, Tensor], frame: Frame) -> Any:
         if self._plain:
@@ -108,6 +111,8 @@ def objective(linked: Linked, level: Level) -> Formula:
     node, levels = signed(linked, level)
     autocast = AUTOCAST.get(linked.plan.level(level.name).precision)
     found = build(linked, plain(level.name), level.name, [node], levels, autocast=autocast)
+    # what is held while variables are moved is kept evaluation by evaluation
+    found.replicas = None if found.held is not None else linked.replicas.get(level.name)
     if linked.plan.opt > 0:
         found.closed = closed(linked, level)
     return found
@@ -265,23 +270,13 @@ class _Writer:
         return f"{draw} / {keep!r}" if keep else draw
 
     def _replicas(self, name: str, index: int, node: Node, operands: Sequence[str]) -> str:
-        """One evaluation of the body per replica; `mean` or `sum` over them."""
+        """The body at every replica; `mean` or `sum` over them."""
         level, body = node.attr("level"), f"{name}_each_{node.attr('level')}_{index}"
+        begun = len(self.parts)
         self.write(body, [node.args[0]])
-        self.globals["over_replicas"] = over_replicas
-        return f'torch.{node.attr("reduce")}(over_replicas({body}_at, "{level}", theta, frame), 0)'
-
-
-def over_replicas(
-    body: Callable[[Mapping[str, Tensor], Frame], Tensor],
-    level: str,
-    theta: Mapping[str, Tensor],
-    frame: Frame,
-) -> Tensor:
-    """The body of every replica of a level, stacked along a new first axis."""
-    rows = theta[level].unbind()
-    values = [
-        body({**theta, level: row}, replace(frame, replica={**frame.replica, level: i}))
-        for i, row in enumerate(rows)
-    ]
-    return torch.stack(values)
+        # what is held while variables are moved is kept evaluation by evaluation
+        held = any("_held(" in part for part in self.parts[begun:])
+        over = f"over_{plain(level)}"
+        self.globals[over] = self.linked.replicas[level]
+        way = "looped" if held else "values"
+        return f"torch.{node.attr('reduce')}({over}.{way}({body}_at, theta, frame), 0)"

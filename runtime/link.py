@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bettyc.expr import Graph
-from bettyc.model import Level
+from bettyc.model import Call, Level
 from bettyc.model import Network as Declared
 from bettyc.plan import Plan
 from bettyc.runtime import externs
@@ -18,6 +18,7 @@ from bettyc.runtime.layout import Layout, layout
 from bettyc.runtime.modules import Network
 from bettyc.runtime.networks import build as built_in
 from bettyc.runtime.randomness import masks
+from bettyc.runtime.replicas import Replicas
 from bettyc.runtime.seeds import seed_of
 from bettyc.types import Dim
 
@@ -35,7 +36,8 @@ class Linked:
     """What does not change while a plan runs.
 
     sizes: values of the dims. networks: by "level.name", those from Python. functions: `extern
-    fn`s by name. objects: what every extern names. dtype: of `real`; bf16 and fp16 keep fp32
+    fn`s by name. objects: what every extern names. replicas: how those of `foreach` levels are
+    evaluated, by level. dtype: of `real`; bf16 and fp16 keep fp32
     variables.
     """
 
@@ -46,6 +48,7 @@ class Linked:
     networks: Mapping[str, Network]
     functions: Mapping[str, externs.Function]
     objects: Mapping[str, Any]
+    replicas: Mapping[str, Replicas]
     device: torch.device
     dtype: torch.dtype
 
@@ -90,7 +93,19 @@ def link(
         layouts[level.name] = layout(level, plan.level(level.name).freeze, sizes, modules)
     graph = plan.graph()
     sizes |= _parameter_counts(graph, networks)
-    return Linked(plan, graph, sizes, layouts, networks, functions, objects, device, dtype)
+    replicas = {
+        level.name: Replicas(level.name, _way(level), device.type)
+        for level in plan.model.levels
+        if level.task is not None
+    }
+    return Linked(
+        plan, graph, sizes, layouts, networks, functions, objects, replicas, device, dtype
+    )
+
+
+def _way(level: Level) -> str:
+    value = level.setting("replicas")
+    return value.name if isinstance(value, Call) else "auto"
 
 
 def _build(

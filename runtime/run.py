@@ -181,6 +181,14 @@ class Run:
         """Updates of the top level in the whole run."""
         return next((i.times for i in reversed(self.plan.program) if isinstance(i, Repeat)), 0)
 
+    @property
+    def replicas(self) -> dict[str, str]:
+        """How the copies of each `foreach` level are evaluated: "vmap", or "loop: " and why.
+
+        With `replicas = auto` it is known after the first update.
+        """
+        return {name: found.taken for name, found in self._parts.linked.replicas.items()}
+
     def __iter__(self) -> Iterator[Output]:
         return self
 

@@ -36,11 +36,21 @@ def value_of(objective: Objective, theta: Mapping[str, Tensor], frame: Frame) ->
     own = theta[objective.level]
     if own.ndim < 2:
         return objective(theta, frame)
+    if not len(own):
+        return own.sum()
+    if together(objective, theta, frame):
+        return objective.replicas.batched(objective, theta, frame).sum()  # type: ignore[attr-defined, no-any-return]
     values = [
         objective({**theta, objective.level: row}, replica(frame, objective.level, i))
         for i, row in enumerate(own.unbind())
     ]
-    return torch.stack(values).sum() if values else own.sum()
+    return torch.stack(values).sum()
+
+
+def together(objective: Objective, theta: Mapping[str, Tensor], frame: Frame) -> bool:
+    """Whether all replicas of a replicated level are evaluated at once."""
+    replicas = getattr(objective, "replicas", None)
+    return replicas is not None and replicas.together(objective, theta, frame)
 
 
 def replica(frame: Frame, level: str, index: int) -> Frame:

@@ -36,7 +36,7 @@ from bettyc.runtime.optimizers.solvers import SOLVERS, Solved
 from bettyc.runtime.precision import tf32
 from bettyc.runtime.problem import Problem
 from bettyc.runtime.scaling import Scaler
-from bettyc.runtime.slope import replica
+from bettyc.runtime.slope import replica, together
 from bettyc.runtime.state import State, drawn, fresh
 from bettyc.runtime.strategies import betty
 from bettyc.runtime.trajectory import Trajectory
@@ -405,40 +405,38 @@ class Stage:
 
     def _gradient(self, frame: Frame) -> tuple[Tensor, Tensor]:
         name, theta = self.name, self.theta
-        if self.objective.closed is not None and self.replicas is None:
-            value, found = self.objective.closed.gradients(theta, frame, (name,))
-            return value, found[name]
-        held = theta[name]
-        own = theta[name] = held.detach().requires_grad_()
-        try:
-            value = (
-                self.objective(theta, frame)
-                if self.replicas is None
-                else self._over_replicas(frame)
-            )
-        finally:
-            theta[name] = held
-        if not value.requires_grad:
-            return value.detach(), torch.zeros_like(held)
-        scaled = value if self.scaler is None else value * self.scaler.scale
-        (grad,) = torch.autograd.grad(scaled, own, allow_unused=True, materialize_grads=True)
-        if self.scaler is not None:
-            grad = grad / self.scaler.scale
+        if self.replicas is None:
+            return self._at(theta, frame)
+        if together(self.objective, theta, frame):
+            own = theta[name].detach().requires_grad_()
+            assert self.objective.replicas is not None
+            values = self.objective.replicas.batched(self.objective, {**theta, name: own}, frame)
+            return values.detach(), self._derivative(values.sum(), own)
+        # one replica after another: the graph of one is there at a time
+        found = [
+            self._at({**theta, name: row}, replica(frame, name, i))
+            for i, row in enumerate(theta[name].unbind())
+        ]
+        return torch.stack([v for v, _ in found]), torch.stack([g for _, g in found])
+
+    def _at(self, theta: Mapping[str, Tensor], frame: Frame) -> tuple[Tensor, Tensor]:
+        """Loss and gradient of the level, or of one of its replicas."""
+        if self.objective.closed is not None:
+            value, found = self.objective.closed.gradients(theta, frame, (self.name,))
+            return value, found[self.name]
+        own = theta[self.name].detach().requires_grad_()
+        value = self.objective({**theta, self.name: own}, frame)
+        grad = self._derivative(value, own)
         if self.objective.buffers:
             self.keep_buffers()
         return value.detach(), grad
 
-    def _over_replicas(self, frame: Frame) -> Tensor:
-        """The sum of the replicas' objectives: its gradient in (replicas, size) is each replica's
-        own.
-        """
-        rows = self.theta[self.name].unbind()
-        total: Tensor | None = None
-        for i, row in enumerate(rows):
-            value = self.objective({**self.theta, self.name: row}, replica(frame, self.name, i))
-            total = value if total is None else total + value
-        assert total is not None
-        return total
+    def _derivative(self, value: Tensor, own: Tensor) -> Tensor:
+        if not value.requires_grad:
+            return torch.zeros_like(own)
+        scaled = value if self.scaler is None else value * self.scaler.scale
+        (grad,) = torch.autograd.grad(scaled, own, allow_unused=True, materialize_grads=True)
+        return grad if self.scaler is None else grad / self.scaler.scale
 
     def keep_buffers(self) -> None:
         """Keep what the last evaluation of the objective made of the buffers of the level's own

@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 
 from bettyc.kernels import cg as kernel
-from bettyc.kernels import cg_pass
 from bettyc.runtime.strategies import minres
 from bettyc.runtime.strategies.precondition import preconditioner
 from bettyc.runtime.strategies.system import Solution, System, not_finite, rayleigh, steps_for
@@ -68,7 +67,7 @@ def solve(system: System, options: CG) -> Solution:
         least = rayleigh(u, a - left) if least is None else least
     elif not damping:
         undamped = relative * size
-    note, severe = _remark(info, relative, options)
+    note, severe = remark(info.converged, info.iterations, relative, options)
     return Solution(
         u,
         iterations=info.iterations,
@@ -85,11 +84,13 @@ def _kept(options: CG, u: Tensor) -> dict[str, Tensor]:
     return {"u": u} if options.warm else {}
 
 
-def _remark(info: kernel.Info | cg_pass.Info, relative: float, options: CG) -> tuple[str, bool]:
-    """A note on what is not as asked, and whether it deserves a warning."""
-    if not info.converged and not options.iters:
-        return f"not converged in {info.iterations} steps; raise `iters` or `damping`", True
-    if info.converged and relative > 2 * options.tol:
+def remark(met: bool, steps: int, relative: float, options: CG) -> tuple[str, bool]:
+    """A note on what is not as asked, and whether it deserves a warning. met: the recurrence has
+    reached the tolerance.
+    """
+    if not met and not options.iters:
+        return f"not converged in {steps} steps; raise `iters` or `damping`", True
+    if met and relative > 2 * options.tol:
         note = f"rounding keeps the residual at {relative:.1e}; use fp64 or raise `damping`"
         return note, relative > 1e-3
     return "", False

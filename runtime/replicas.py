@@ -1,0 +1,142 @@
+"""All replicas of a `foreach` level at once, by vmap, or one after another.
+
+vmap costs one operator for all replicas in place of one each, which wins where operators are small:
+their number, not their arithmetic, is then what takes the time. A loop is as fast where operators
+are large, holds the intermediate values of one replica at a time, and takes any network. `auto`
+looks at one evaluation of one replica:
+
+    loop    vmap cannot take it: it draws random masks, updates buffers (BatchNorm's statistics),
+            or depends on values
+    loop    an operator costs more than LARGE flops on average
+    vmap    otherwise
+
+so the choice depends on the program and the sizes alone. LARGE is where the two met in
+benchmarks/tasks.py.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode
+
+from bettyc.failures import RunError
+from bettyc.runtime.objective import Frame
+from bettyc.runtime.randomness import masks
+from bettyc.runtime.work import Operators
+
+Body = Callable[[Mapping[str, Tensor], Frame], Tensor]
+LARGE = 2_000_000
+
+
+class Replicas:
+    """How functions of one replica of `level` are evaluated at all of them.
+
+    way: "auto", "vmap" or "loop", as the program says. reasons: why functions are looped over, by
+    function; empty for those that vmap takes.
+    """
+
+    def __init__(self, level: str, way: str, device: str) -> None:
+        self.level = level
+        self.way = way
+        self.reasons: dict[Body, str] = {}
+        self._device = device
+        self._tasks: Any = None
+        self._stacked: dict[str, Tensor] = {}
+
+    @property
+    def taken(self) -> str:
+        """What is done so far: "vmap", "loop", or "loop: " and why."""
+        said = sorted({reason for reason in self.reasons.values() if reason})
+        if said:
+            return "loop: " + "; ".join(said)
+        return "vmap" if self.reasons else "loop"
+
+    def together(self, body: Body, theta: Mapping[str, Tensor], frame: Frame) -> bool:
+        """Whether vmap takes the function; found out the first time. Raises RunError where it must
+        and cannot.
+        """
+        if self.way == "loop" or not len(theta[self.level]):
+            return False
+        if body not in self.reasons:
+            self.reasons[body] = self._reason(body, theta, frame)
+            if self.reasons[body] and self.way == "vmap":
+                raise RunError(
+                    f"`replicas = vmap` of level `{self.level}`: {self.reasons[body]};"
+                    " say `replicas = loop`"
+                )
+        return not self.reasons[body]
+
+    def values(self, body: Body, theta: Mapping[str, Tensor], frame: Frame) -> Tensor:
+        """The function at every replica, stacked along a new first axis."""
+        way = self.batched if self.together(body, theta, frame) else self.looped
+        return way(body, theta, frame)
+
+    def looped(self, body: Body, theta: Mapping[str, Tensor], frame: Frame) -> Tensor:
+        """The same, one replica after another."""
+        rows = theta[self.level].unbind()
+        return torch.stack([body(*self.one(theta, frame, i, row)) for i, row in enumerate(rows)])
+
+    def batched(self, body: Body, theta: Mapping[str, Tensor], frame: Frame) -> Tensor:
+        """The same by vmap."""
+        level = self.level
+
+        def one(row: Tensor, task: dict[str, Tensor]) -> Tensor:
+            tasks = {**frame.tasks, level: (task,)}
+            seen = replace(frame, tasks=tasks, replica={**frame.replica, level: 0})
+            return body({**theta, level: row}, seen)
+
+        found: Tensor = torch.func.vmap(one)(theta[level], self._columns(frame))
+        return found
+
+    def one(
+        self, theta: Mapping[str, Tensor], frame: Frame, index: int, row: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], Frame]:
+        """Variables and frame of one replica."""
+        level = self.level
+        own = theta[level][index] if row is None else row
+        return {**theta, level: own}, replace(frame, replica={**frame.replica, level: index})
+
+    def _columns(self, frame: Frame) -> dict[str, Tensor]:
+        """The columns of all tasks with a first axis of tasks; kept while they are the same."""
+        tasks = frame.tasks.get(self.level, ())
+        if tasks is not self._tasks:
+            names = tasks[0] if tasks else ()
+            self._stacked = {name: torch.stack([t[name] for t in tasks]) for name in names}
+            self._tasks = tasks
+        return self._stacked
+
+    def _reason(self, body: Body, theta: Mapping[str, Tensor], frame: Frame) -> str:
+        """Why the function is looped over; empty where it is not. Leaves buffers and random
+        generators as they are.
+        """
+        with torch.no_grad(), masks(frame.seed, self._device):
+            if self.way == "auto":
+                with FlopCounterMode(display=False) as flops, Operators() as operators:
+                    body(*self.one(theta, _copied(frame), 0))
+                each = flops.get_total_flops() / max(operators.count, 1)
+                if each > LARGE:
+                    return f"its operators are large: {each / 1e6:.1f} Mflop each"
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")
+                    self.batched(body, theta, _copied(frame))
+            except torch.OutOfMemoryError:
+                return "vmap runs out of memory"
+            except Exception as error:
+                # whatever torch or the user's network says: the loop shows what is really wrong
+                return f"vmap cannot take it: {str(error).splitlines()[0]}"
+        return ""
+
+
+def _copied(frame: Frame) -> Frame:
+    return replace(
+        frame,
+        buffers=tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, dict(frame.buffers)),
+    )

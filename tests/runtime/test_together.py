@@ -1,0 +1,183 @@
+"""All replicas of a `foreach` level at once: the same numbers as one after another, and a loop
+where vmap cannot take the network.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+from toys import start
+
+from bettyc.failures import RunError
+from bettyc.runtime import replicas
+from bettyc.runtime.run import Run
+
+TEXT = """
+mlo 0.1
+dim S = 5, Q = 4
+extern module made() : real[B, 3] -> real[B, 2] from "nowhere:made"
+data tasks : { a: { x: real[S, 3], y: real[S, 2] }, b: { x: real[Q, 3], y: real[Q, 2] } }
+  from memory()
+def mse(p, y) = mean((p - y)^2)
+level adapt foreach t in tasks(batch = 4) {
+  module net = NETWORK
+  minimize mse(net(t.a.x), t.a.y) PROX
+  optimizer = OPTIMIZER
+  steps     = 3
+  start     = copy(meta.net)
+  hypergrad = STRATEGY
+}
+level meta {
+  module net = NETWORK
+  minimize mean(mse(k*.net(k.t.b.x), k.t.b.y) for k in adapt)
+  optimizer = sgd(lr = 0.1)
+}
+metric error = mean(mse(k.net(k.t.b.x), k.t.b.y) for k in adapt)
+run { steps = 2  precision = fp64  eval = every(1) }
+"""
+MLP = "mlp([3, 8, 2], act = tanh)"
+
+
+def tasks() -> dict[str, Any]:
+    g = torch.Generator().manual_seed(3)
+
+    def points(n: int) -> dict[str, torch.Tensor]:
+        return {
+            "x": torch.randn(n, 3, generator=g, dtype=torch.float64),
+            "y": torch.randn(n, 2, generator=g, dtype=torch.float64),
+        }
+
+    return {"tasks": [{"a": points(5), "b": points(4)} for _ in range(9)]}
+
+
+def run(
+    way: str,
+    strategy: str = "unroll",
+    network: str = MLP,
+    prox: str = "",
+    made: Any = None,
+    optimizer: str = "sgd(lr = 0.1)",
+    opt: int = 1,
+) -> Run:
+    text = TEXT.replace("NETWORK", network).replace("STRATEGY", strategy).replace("PROX", prox)
+    text = text.replace("OPTIMIZER", optimizer)
+    externs = {"made": made or (lambda: nn.Linear(3, 2))}
+    return start(text, tasks(), externs, set={"adapt.replicas": way}, opt=opt)
+
+
+def moved(run: Run) -> tuple[list[float], torch.Tensor, torch.Tensor]:
+    outputs = [value for out in run for value in (*out.loss.values(), *out.metrics.values())]
+    theta = run.state.theta
+    return outputs, theta["adapt"], theta["meta"]
+
+
+def assert_close(first: Any, second: Any) -> None:
+    torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-12)
+
+
+NEAR = "+ sumsq(params(net) - params(meta.net))"
+# some replicas have negative curvature
+WEAKLY = "+ 0.01 * sumsq(params(net) - params(meta.net))"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "prox", "optimizer"),
+    [
+        ("unroll", "", "sgd(lr = 0.1)"),
+        ("unroll(recompute = true)", "", "adam(lr = 0.01)"),
+        ("unroll", NEAR, "sgd(lr = 0.1, momentum = 0.9)"),
+        ("cg(iters = 4, damping = 1.0)", NEAR, "sgd(lr = 0.1)"),
+        ("cg(tol = 1e-12)", NEAR, "sgd(lr = 0.1)"),
+        ("cg(iters = 4)", WEAKLY, "sgd(lr = 0.1)"),
+        ("neumann(terms = 3, lr = 0.1)", NEAR, "sgd(lr = 0.1)"),
+        ("none", "+ 0.1 * sumsq(params(net) - params(meta.net))", "sgd(lr = 0.1)"),
+    ],
+)
+@pytest.mark.parametrize("opt", [0, 1])
+def test_vmap_and_loop_agree_to_rounding(
+    strategy: str, prox: str, optimizer: str, opt: int
+) -> None:
+    given: dict[str, Any] = {"strategy": strategy, "prox": prox, "optimizer": optimizer}
+    looped, batched = run("loop", **given, opt=opt), run("vmap", **given, opt=opt)
+
+    assert_close(moved(looped), moved(batched))
+    assert (looped.replicas, batched.replicas) == ({"adapt": "loop"}, {"adapt": "vmap"})
+
+
+def test_networks_from_python_agree_too() -> None:
+    def made() -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 6), nn.GroupNorm(2, 6), nn.Tanh(), nn.Linear(6, 2))
+
+    looped, batched = (run(way, network="made()", made=made) for way in ("loop", "auto"))
+
+    assert_close(moved(looped), moved(batched))
+    assert batched.replicas == {"adapt": "vmap"}
+
+
+def test_certificates_agree() -> None:
+    given: dict[str, Any] = {"strategy": "cg(tol = 1e-9)", "prox": NEAR}
+    (a,), (b,) = (run(way, **given).hypergrad("meta").report for way in ("loop", "vmap"))
+
+    assert (a.converged, b.converged) == (True, True)
+    assert (a.iterations, a.products) == (b.iterations, b.products)
+    assert b.relative_residual is not None
+    assert b.relative_residual <= 1e-9
+    # for replicas by formula the loop takes it from the Lanczos matrix, which is sharper
+    assert a.min_ritz is not None
+    assert b.min_ritz is not None
+    assert b.min_ritz >= 2.0
+
+
+def test_systems_of_negative_curvature_are_solved_alone() -> None:
+    given: dict[str, Any] = {"strategy": "cg(iters = 4)", "prox": WEAKLY}
+    looped, batched = (run(way, **given).hypergrad("meta") for way in ("loop", "vmap"))
+
+    assert batched.report[0].severe
+    assert batched.report[0].note == looped.report[0].note
+    assert_close(looped.flat, batched.flat)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)),
+        lambda: nn.Sequential(nn.Linear(3, 6), nn.Dropout(0.5), nn.Linear(6, 2)),
+    ],
+    ids=["batch_norm", "dropout"],
+)
+def test_a_loop_where_vmap_cannot(made: Any) -> None:
+    looped, chosen = (run(way, network="made()", made=made) for way in ("loop", "auto"))
+    first, second = moved(looped), moved(chosen)
+
+    assert chosen.replicas["adapt"].startswith("loop: vmap cannot take it: ")
+    assert_close(first[0], second[0])
+    # the look at vmap has changed nothing
+    torch.testing.assert_close(first[1:], second[1:], rtol=0, atol=0)
+    for key, buffers in looped.state.buffers.items():
+        torch.testing.assert_close(buffers, chosen.state.buffers[key], rtol=0, atol=0)
+    with pytest.raises(RunError, match="say `replicas = loop`"):
+        run("vmap", network="made()", made=made).step()
+
+
+def test_a_loop_where_operators_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "LARGE", 10)
+    found = run("auto")
+    found.step()
+
+    assert found.replicas["adapt"].startswith("loop: its operators are large")
+
+
+def test_the_loss_of_a_foreach_level_is_the_mean_over_replicas() -> None:
+    found = run("loop", strategy="none", prox=NEAR, optimizer="sgd(lr = 1e-30)")
+    out = found.step()
+    net = found["meta"].net
+    # meta has moved since: put it back to where the replicas are
+    net.load_state_dict({n: v[0] for n, v in found["adapt"].net.items()})
+    with torch.no_grad():
+        losses = [mse_loss(net(t["a.x"]), t["a.y"]) for t in found.tasks["adapt"].tasks]
+
+    assert out.loss["adapt"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-12)
