@@ -40,11 +40,14 @@ VARIANTS = {
     " start = reset  hypergrad = unroll",
     "schedule": "optimizer = sgd(lr = 0.5)  steps = 4  lr_schedule = cosine "
     " clip = 0.1  hypergrad = finite_diff(eps = 0.01)",
+    "betty": "optimizer = adam(lr = 0.1)  steps = 2  accumulate = 2  warmup = 5  clip = 0.1"
+    "  hypergrad = sama(eps = 1.0)",
 }
 
 
 def program(variant: str) -> str:
-    return PROGRAM.replace("SETTINGS", VARIANTS[variant])
+    text = PROGRAM.replace("SETTINGS", VARIANTS[variant])
+    return text.replace("6 }", '6  compat = "betty" }') if variant == "betty" else text
 
 
 def bits(run) -> list[torch.Tensor]:
