@@ -44,7 +44,7 @@ LEVEL: dict[str, Kind] = {
         ("call",), "how the level's variables are updated", Call("auto"), table="optimizer"
     ),
     "lr_schedule": Kind(("call",), "learning rate over the level's own steps", table="schedule"),
-    "steps": Kind(("count",), "updates per update of the level above"),
+    "steps": Kind(("count",), "updates per update of the level above, or per round of the run"),
     "start": Kind(
         ("start",),
         "where each inner loop begins: warm, reset, copy(level.module)",

@@ -5,7 +5,8 @@
     python examples/figures.py --table      only write the table again
 
 Each program runs as it stands, from the seeds 0, 1, ... that SEEDS counts; "before" is after the
-first update of the top level, "after" at the end. The figures of a program are kept in
+first update of the top level, "after" at the end. A program with a `param seed`, which draws its
+data, gets the same number there. The figures of a program are kept in
 figures/NAME.json; scripts that measure something else add files of the same form.
 """
 
@@ -25,7 +26,7 @@ README = HERE / "README.md"
 BEGIN, END = "<!-- figures: made by figures.py -->", "<!-- end of figures -->"
 
 # How many seeds each program runs from; one where nothing is said.
-SEEDS: dict[str, int] = {}
+SEEDS = {"meta_weight_net": 5}
 
 Values = dict[str, dict[str, list[float]]]
 """By metric: "before" and "after", each with one value per seed. "before" may be left out."""
@@ -47,8 +48,11 @@ def measure(path: Path) -> None:
     metrics: Values = {}
     begin = time.perf_counter()
     count = SEEDS.get(path.stem, 1)
+    model = bettyc.load(path).checked.model
+    seeded = model is not None and any(p.path == "seed" for p in model.params)
     for seed in range(count):
-        run = bettyc.load(path).compile().start(seed=seed)
+        values = {"seed": str(seed)} if seeded else {}
+        run = bettyc.load(path, set=values).compile().start(seed=seed)
         first = run.step()
         before = first.metrics or run.metrics()
         last = first if first.stopped else run.to_end()

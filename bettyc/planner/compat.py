@@ -35,7 +35,7 @@ def paces(h: Hierarchy, facts: Mapping[str, Facts], solves: frozenset[str]) -> d
     for name in h.levels:
         own = _call(facts[name], solves)
         above = [rounds[p] for p in uppers[name]]
-        steps = max(above) // rounds[name] if above else own
+        steps = max(above) // rounds[name] if above else 1
         warmup = _count(facts[name], "warmup", 0) // own * own
         found[name] = Pace(max(steps, 1), name in solves, facts[name].start, warmup)
     return found

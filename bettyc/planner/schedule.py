@@ -1,7 +1,7 @@
 """The schedule: a whole run as one nested-loop program.
 
-`steps` of a level are its updates per update of the levels above, so levels that share a lower
-level move together. Where the graph leaves the order free, names decide, never the order of the
+`steps` of a level are its updates per update of the levels above, or per round of the run where
+there is none above. Levels that share a lower level move together. Where the graph leaves the order free, names decide, never the order of the
 text.
 """
 
@@ -42,10 +42,7 @@ def schedule(
 ) -> tuple[Instruction, ...]:
     """The program of a whole run. Raises ConflictError."""
     tops = sorted(set(h.levels).difference(*(h.direct(p) for p in h.levels)))
-    body: list[Instruction] = []
-    for cluster in _clusters(h, tops):
-        body += _lower_blocks(h, cluster, paces, sweeps)
-        body += [_move(p, paces[p], sweeps) for p in cluster]
+    body = _blocks(h, _clusters(h, tops), paces, sweeps)
     return (*_warmups(h, paces, sweeps), Repeat(steps, tuple(body)))
 
 
@@ -55,7 +52,7 @@ def _warmups(
     """Each level's warm-up in turn, from the lowest, with what is below it moving as always."""
     for level in h.order:
         if paces[level].warmup:
-            inner = _lower_blocks(h, [level], paces, sweeps)
+            inner = _blocks(h, under(h, [level]), paces, sweeps)
             yield Repeat(paces[level].warmup, (*inner, _move(level, paces[level], sweeps)))
 
 
@@ -73,14 +70,16 @@ class _Frame:
     block: list[Instruction] = field(default_factory=list)
 
 
-def _lower_blocks(
+def _blocks(
     h: Hierarchy,
-    uppers: list[str],
+    clusters: list[list[str]],
     paces: Mapping[str, Pace],
     sweeps: Mapping[str, tuple[Pull, ...]],
 ) -> list[Instruction]:
-    """What has to happen before `uppers` move once. Not recursive: chains may be long."""
-    frames = [_Frame(uppers, iter(under(h, uppers)))]
+    """The updates of `clusters` and all below them in one round. Not recursive: chains may be
+    long.
+    """
+    frames = [_Frame([], iter(clusters))]
     while True:
         frame = frames[-1]
         cluster = next(frame.under, None)

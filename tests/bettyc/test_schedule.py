@@ -88,6 +88,19 @@ run { steps = 2 }
     assert main.body[:2] == (Repeat(2, (Step("a", ()),)), Repeat(5, (Step("b", ()),)))  # type: ignore[attr-defined]
 
 
+def test_a_level_with_none_above_takes_its_steps_in_every_round() -> None:
+    text = TWO.format(optimizer="exact", settings="") + """
+level probe { var v : real = 0  minimize v^2  optimizer = sgd(lr = 0.1)  SETTINGS }
+"""
+
+    once = program(text.replace("SETTINGS", ""))
+    often = program(text.replace("SETTINGS", "steps = 4  start = reset"))
+
+    assert once == (Repeat(7, (Step("probe", ()), Solve("fit", ()), TUNE)),)
+    probe = (Start("probe"), Repeat(4, (Step("probe", ()),)))
+    assert often == (Repeat(7, (*probe, Solve("fit", ()), TUNE)),)
+
+
 def test_a_nested_level_with_a_stop_repeats_what_is_below_it() -> None:
     text = (
         DIAMOND.replace("steps = 3 }\nlevel b", "stop = grad_norm < 1e-3 }\nlevel b")
