@@ -1,8 +1,8 @@
 """The schedule: a whole run as one nested-loop program.
 
 `steps` of a level are its updates per update of the levels above, or per round of the run where
-there is none above. Levels that share a lower level move together. Where the graph leaves the order free, names decide, never the order of the
-text.
+there is none above. Levels that share a lower level move together. Where the graph leaves the
+order free, names decide, never the order of the text.
 """
 
 from __future__ import annotations

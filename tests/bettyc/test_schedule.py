@@ -89,9 +89,12 @@ run { steps = 2 }
 
 
 def test_a_level_with_none_above_takes_its_steps_in_every_round() -> None:
-    text = TWO.format(optimizer="exact", settings="") + """
+    text = (
+        TWO.format(optimizer="exact", settings="")
+        + """
 level probe { var v : real = 0  minimize v^2  optimizer = sgd(lr = 0.1)  SETTINGS }
 """
+    )
 
     once = program(text.replace("SETTINGS", ""))
     often = program(text.replace("SETTINGS", "steps = 4  start = reset"))
