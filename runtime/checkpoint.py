@@ -26,6 +26,7 @@ from bettyc.runtime import archive
 from bettyc.runtime.data.stream import Stream
 from bettyc.runtime.feed import Feed
 from bettyc.runtime.objective import Frame
+from bettyc.runtime.report import Report
 from bettyc.runtime.state import State
 from bettyc.runtime.trajectory import Record, Trajectory
 
@@ -60,6 +61,7 @@ def _held(run: Run) -> dict[str, Any]:
         "stale": {name: stage.stale for name, stage in run.stages.items()},
         "losses": {name: list(stage.losses) for name, stage in run.stages.items()},
         "reports": dict(run.reports),
+        "norms": dict(run.norms),
     }
 
 
@@ -94,6 +96,8 @@ def _put(run: Run, kept: Mapping[str, Any]) -> None:
             stage.trajectory.dropped, stage.trajectory.copied = dropped, copied
     run.reports.clear()
     run.reports.update(kept["reports"])
+    run.norms.clear()
+    run.norms.update(kept["norms"])
 
 
 # On disk
@@ -123,6 +127,8 @@ def save(run: Run, path: Path) -> Path:
         "tasks": {name: task.state() for name, task in run.tasks.items()},
         "levels": {name: _level(stage) for name, stage in run.stages.items()},
         "hooks": None if run.hooks is None else run.hooks.hooks.state(),
+        "reports": {name: [asdict(r) for r in found] for name, found in run.reports.items()},
+        "norms": dict(run.norms),
         "random": _random_state(),
     }
     archive.write(path, tree)
@@ -149,7 +155,12 @@ def load(run: Run, path: Path) -> None:
         run.early.best, run.early.waited = tree["early"]["best"], tree["early"]["waited"]
     if run.hooks is not None and tree["hooks"] is not None:
         run.hooks.hooks.restore(tree["hooks"])
+    # Of an update in the middle of which the run stopped, the next output tells the whole.
     run.reports.clear()
+    for name, found in tree.get("reports", {}).items():
+        run.reports[name] = tuple(Report(**fields) for fields in found)
+    run.norms.clear()
+    run.norms.update(tree.get("norms", {}))
     run.finished = bool(tree["finished"])
     run.executor.resume([int(i) for i in tree["position"]], int(tree["step"]))
     _set_random_state(tree["random"])

@@ -148,7 +148,7 @@ class Run:
             for pulls in self._pulls.values()
             for pull in pulls
         }
-        self._norms: dict[str, Tensor] = {}
+        self.norms: dict[str, Tensor] = {}
         self._stop_asked = False
         for name, stage in self.stages.items():
             if self._pulls[name]:
@@ -248,7 +248,7 @@ class Run:
                 plateau.look(loss[name] * stage.sign)
         stopped = self._early(loss, values)
         reports = tuple(r for name in self.plan.order for r in self.reports.get(name, ()))
-        norms = {name: float(value) for name, value in self._norms.items()}
+        norms = {name: float(value) for name, value in self.norms.items()}
         if stopped and not evaluated:
             values = self.metrics()
         output = Output(step, loss, values, reports, norms, stopped)
@@ -317,7 +317,7 @@ class Run:
             found = self._hypergradient(stage, pulls, frame)
             stage.keep_buffers()
             self.reports[stage.name] = found.reports
-            self._norms[stage.name] = torch.linalg.vector_norm(found.grad)
+            self.norms[stage.name] = torch.linalg.vector_norm(found.grad)
             memory = self.state.memory
             for key in [k for k in memory if k.startswith(f"{stage.name}/")]:
                 del memory[key]

@@ -18,7 +18,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,13 +32,25 @@ if TYPE_CHECKING:
     from bettyc.plan import Plan
     from bettyc.runtime.run import Output, Run
 
+_CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
+
 
 class Folder:
-    """A new folder. Raises OSError if it cannot be made, `click.UsageError` if it is taken."""
+    """A new folder. Raises OSError if it cannot be made, `click.UsageError` if it is taken.
 
-    def __init__(self, path: str | None, program: str) -> None:
-        self.path = _claim(path) if path is not None else _next(program)
-        self._metrics = open(self.file("metrics.jsonl"), "x", encoding="utf-8")  # noqa: SIM115
+    `done`: the folder is that of a run which goes on in it after so many updates; None: a new one.
+    """
+
+    def __init__(self, path: str | None, program: str, done: int | None = None) -> None:
+        if path is None:
+            self.path = claim_next(program)
+        else:
+            self.path = _claim(path) if done is None else path
+        self._done = done
+        if done is not None:
+            _rewind(path or "", done)
+        mode = "x" if done is None else "a"
+        self._metrics = open(self.file("metrics.jsonl"), mode, encoding="utf-8")  # noqa: SIM115
         self.loggers: list[Logger] = []
         self._kept: list[str] = []
         self._written: list[str] = []
@@ -64,15 +77,15 @@ class Folder:
         from bettyc.environment import of_run
         from bettyc.relocate import relocate
 
-        self.loggers = loggers(plan, self.path)
+        self.loggers = loggers(plan, self.path, self._done)
+        self._remember(plan)
         source = relocate(plan.source, plan.folder, os.path.abspath(self.path))
         for name, text in (
             ("resolved.mlo", source),
             ("plan.json", plan.to_json() + "\n"),
             ("environment.json", json.dumps(of_run(device), indent=2) + "\n"),
         ):
-            with open(self.file(name), "x", encoding="utf-8", newline="") as file:
-                file.write(text)
+            write(self.file(name), text)
         self._begun = True
 
     def log(self, line: Mapping[str, Any]) -> None:
@@ -105,6 +118,28 @@ class Folder:
         for old in [w for w in self._written if w not in wanted]:
             self._written.remove(old)
             os.remove(old)
+
+    def _remember(self, plan: Plan) -> None:
+        """Of a run that goes on: the regular checkpoints that are there, and the best of them."""
+        setting = plan.model.setting("checkpoint")
+        if not self._done or not isinstance(setting, Call):
+            return
+        n, best = _count(setting, "n"), setting.get("best")
+        present = {step: path for step, path in checkpoints(self.path) if step <= self._done}
+        self._kept = [path for step, path in present.items() if n and step % n == 0]
+        self._written = list(self._kept)
+        if not isinstance(best, Ref):
+            return
+        sign = -1 if setting.get("mode") == "min" else 1
+        scores = [
+            (sign * score, -step, present[step])
+            for step, score in _scores(best, self.file("metrics.jsonl"))
+            if step in present
+        ]
+        if scores:
+            score, _, path = max(scores)
+            self._best = (sign * score, path)
+            self._written += [path] if path not in self._written else []
 
     def _better(self, best: Ref, mode: Any, output: Output) -> bool:
         score = _score(best, output)
@@ -163,6 +198,54 @@ def _score(best: Ref, output: Output) -> float:
     return output.metrics.get(best.path, math.nan)
 
 
+def _scores(best: Ref, metrics: str) -> Iterator[tuple[int, float]]:
+    """Finished updates and scores of all lines that have one."""
+    level, _, field = best.path.partition(".")
+    with open(metrics, encoding="utf-8") as file:
+        for line in map(json.loads, file):
+            found = line["loss"].get(level) if field == "loss" else line["metrics"].get(best.path)
+            if found is not None:
+                yield line["step"] + 1, found
+
+
+def checkpoints(path: str) -> list[tuple[int, str]]:
+    """The checkpoints in the folder of a run, with their finished updates, earliest first."""
+    folder = os.path.join(path, "checkpoints")
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = [(_CHECKPOINT.fullmatch(name), os.path.join(folder, name)) for name in names]
+    return sorted((int(match[1]), where) for match, where in found if match)
+
+
+def _rewind(path: str, done: int) -> None:
+    """Take back what was logged after `done` updates, half a line at the end included, and the
+    result of a run that goes on after it was finished.
+    """
+    for name, step_of in (("metrics.jsonl", _step_of_line), ("metrics.csv", _step_of_row)):
+        file = os.path.join(path, name)
+        if not os.path.isfile(file):
+            continue
+        with open(file, encoding="utf-8", errors="replace", newline="") as lines:
+            kept = [line for line in lines if line.endswith("\n") and step_of(line) < done]
+        write(file, "".join(kept))
+    if os.path.isfile(os.path.join(path, "result.json")):
+        os.remove(os.path.join(path, "result.json"))
+
+
+def _step_of_line(line: str) -> float:
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+    return step if isinstance(step, int) else math.inf
+
+
+def _step_of_row(row: str) -> float:
+    word = row.split(",", 1)[0]
+    if word == "step":
+        return -1
+    return int(word) if word.isdecimal() else math.inf
+
+
 def _exported(setting: Any, known: Mapping[str, Any]) -> list[str]:
     """The tensors of the variables and networks that `export` names."""
     refs = setting if isinstance(setting, tuple) else ()
@@ -178,7 +261,7 @@ def _claim(path: str) -> str:
     return path
 
 
-def _next(program: str) -> str:
+def claim_next(program: str) -> str:
     """Make the next free `runs/PROGRAM-N`; two runs that start together get two."""
     os.makedirs("runs", exist_ok=True)
     number = 1 + max((_number(name, program) for name in os.listdir("runs")), default=0)

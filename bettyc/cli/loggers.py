@@ -34,9 +34,13 @@ def interval(plan: Plan) -> int:
     return n if isinstance(n, int) else 1
 
 
-def loggers(plan: Plan, folder: str) -> list[Logger]:
-    """Those that the program asks for. Raises `click.UsageError` where a package is missing."""
-    return [LOGGERS[c.name](c, folder, plan.model.name) for c in _calls(plan) if c.name in LOGGERS]
+def loggers(plan: Plan, folder: str, done: int | None = None) -> list[Logger]:
+    """Those that the program asks for; `done`: updates after which a run goes on in its folder.
+
+    Raises `click.UsageError` where a package is missing.
+    """
+    name = plan.model.name
+    return [LOGGERS[c.name](c, folder, name, done) for c in _calls(plan) if c.name in LOGGERS]
 
 
 def _calls(plan: Plan) -> Iterator[Call]:
@@ -55,10 +59,13 @@ def numbers(output: Output) -> dict[str, float]:
 class Csv:
     """`metrics.csv` in the folder of the run: step, name, value; one number per row."""
 
-    def __init__(self, call: Call, folder: str, program: str) -> None:
-        self._file = open(os.path.join(folder, "metrics.csv"), "x", newline="")  # noqa: SIM115
+    def __init__(self, call: Call, folder: str, program: str, done: int | None) -> None:
+        path = os.path.join(folder, "metrics.csv")
+        new = done is None or not os.path.isfile(path)
+        self._file = open(path, "x" if new else "a", newline="")  # noqa: SIM115
         self._writer = csv.writer(self._file)
-        self._writer.writerow(["step", "name", "value"])
+        if new:
+            self._writer.writerow(["step", "name", "value"])
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
         self._writer.writerows([step, name, value] for name, value in numbers.items())
@@ -71,7 +78,7 @@ class Csv:
 class TensorBoard:
     """`tensorboard(folder)`; without a folder, that of the run."""
 
-    def __init__(self, call: Call, folder: str, program: str) -> None:
+    def __init__(self, call: Call, folder: str, program: str, done: int | None) -> None:
         module = _load("torch.utils.tensorboard", "tensorboard")
         self._writer = module.SummaryWriter(log_dir=_text(call, "folder") or folder)
 
@@ -86,7 +93,7 @@ class TensorBoard:
 class Wandb:
     """`wandb(project, name)`."""
 
-    def __init__(self, call: Call, folder: str, program: str) -> None:
+    def __init__(self, call: Call, folder: str, program: str, done: int | None) -> None:
         module = _load("wandb", "wandb")
         project, name = _text(call, "project") or program, _text(call, "name")
         self._run = module.init(project=project, name=name, dir=folder)
@@ -101,7 +108,7 @@ class Wandb:
 class MLflow:
     """`mlflow(experiment, folder)`."""
 
-    def __init__(self, call: Call, folder: str, program: str) -> None:
+    def __init__(self, call: Call, folder: str, program: str, done: int | None) -> None:
         self._module = _load("mlflow", "mlflow")
         store = _text(call, "folder")
         if store:

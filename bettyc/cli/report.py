@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bettyc.cli.common import Failed, global_options, report, settings, write
 from bettyc.cli.folder import listed
+
+if TYPE_CHECKING:
+    from bettyc.diagnostics.model import Diagnostic
+    from bettyc.report.curves import Group
+    from bettyc.report.record import Record
 
 PAGE = "report.html"
 
@@ -29,17 +34,16 @@ def command(runs: Sequence[str], output: str | None, **parameters: Any) -> None:
     """Write one self-contained HTML page about runs: curves, residuals, schedule, settings.
 
     A RUN is a folder that `bettyc run` wrote; of a run that is going on, what there is so far is
-    shown. Several runs are drawn into the same plots.
+    shown. Several runs are drawn into the same plots, those of a sweep as a mean per setting.
     """
-    from bettyc.report.curves import Group
     from bettyc.report.page import page
-    from bettyc.report.record import read_all
 
     s = settings(parameters)
-    records, found = read_all(runs)
+    groups, found = _read(runs)
     if report(found, {}, s):
         raise Failed(1)
-    text = page(_title(records), [Group(r.label, (r,)) for r in records], found)
+    records = [record for group in groups for record in group.runs]
+    text = page(_title(runs, groups), groups, found)
     if output == "-":
         click.echo(text, nl=False)
         return
@@ -50,9 +54,30 @@ def command(runs: Sequence[str], output: str | None, **parameters: Any) -> None:
     _told(path, records, s.format)
 
 
-def _title(records: Sequence[Any]) -> str:
-    names = ", ".join(record.label for record in records)
-    return names if len(names) < 80 else f"{len(records)} runs"
+def _read(paths: Sequence[str]) -> tuple[list[Group], list[Diagnostic]]:
+    """A group per run, and those of the sweeps, in the order in which they were named."""
+    from bettyc.report.curves import Group
+    from bettyc.report.record import labels, read
+    from bettyc.report.sweep import is_sweep, read_sweep
+
+    groups: list[Group] = []
+    found: list[Diagnostic] = []
+    for path, label in zip(paths, labels(paths), strict=True):
+        if is_sweep(path):
+            swept, problems = read_sweep(path)
+            groups += swept
+        else:
+            record, problems = read(path, label)
+            groups += [Group(label, (record,))] if record is not None else []
+        found += problems
+    return groups, found
+
+
+def _title(paths: Sequence[str], groups: Sequence[Group]) -> str:
+    if len(paths) == 1:
+        return os.path.basename(os.path.abspath(paths[0]))
+    names = ", ".join(group.label for group in groups)
+    return names if len(names) < 80 else f"{sum(len(g.runs) for g in groups)} runs"
 
 
 def _ours(path: str) -> None:
@@ -63,7 +88,7 @@ def _ours(path: str) -> None:
                 raise click.UsageError(f"`{path}` was not written by bettyc; give -o")
 
 
-def _told(path: str, records: Sequence[Any], format_: str) -> None:
+def _told(path: str, records: Sequence[Record], format_: str) -> None:
     """The last numbers of every run, and where the page is."""
     if format_ == "json":
         runs = [

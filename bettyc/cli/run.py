@@ -57,15 +57,26 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--resume",
-    metavar="CHECKPOINT",
-    type=click.Path(dir_okay=False),
-    help="Go on from a checkpoint of the same program.",
+    metavar="CHECKPOINT|DIR",
+    type=click.Path(),
+    help="Go on from a checkpoint of the same program; of a run's folder, in it, from the last.",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Do everything up to the first step, and show the plan."
 )
 @click.option("--json-stream", is_flag=True, help="Print one JSON object per update on stdout.")
 @click.option("--no-python", is_flag=True, help="Refuse programs that name Python.")
+@click.option(
+    "--sweep",
+    "sweeps",
+    multiple=True,
+    metavar="PATH=VALUES",
+    help="Run once for each of log(a..b, n), linear(a..b, n) or [a, b, ...]. Repeatable: a grid.",
+)
+@click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="Run N seeds of each.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), metavar="N", help="Runs of a sweep side by side; 1."
+)
 @program_options
 @global_options("text", "json")
 def command(
@@ -78,23 +89,35 @@ def command(
     dry_run: bool,
     json_stream: bool,
     no_python: bool,
+    sweeps: tuple[str, ...],
+    seeds: int | None,
+    jobs: int | None,
     **parameters: Any,
 ) -> None:
     """Run a program (.mlo) or a compiled plan (.mlop).
 
     The folder of the run holds the resolved program, the plan, the metrics of every update, the
     checkpoints, the final variables and a page about it all. Ctrl-C writes a checkpoint to resume
-    from.
+    from. `--sweep` and `--seeds` make many runs and a page that compares them; said again with the
+    same -o, they go on where they were stopped.
     """
     s = settings(parameters)
+    if sweeps or seeds is not None:
+        from bettyc.cli.sweep import sweep
+
+        sweep(click.get_current_context(), s)
+        return
+    if jobs is not None:
+        raise click.UsageError("--jobs is about --sweep and --seeds")
     compiled, sources = _compiled(file, s, seed, device, opt, no_python)
     if compiled is None:
         return
     began = time.perf_counter()
     try:
         run = start(compiled, s, seed=seed, device=device)
-        if resume is not None:
-            _resume(run, resume)
+        checkpoint = None if resume is None else _last_of(resume)
+        if checkpoint is not None:
+            run.load(checkpoint)
         verbose(s, "made ready to run", began)
     except InputError as error:
         report(error.diagnostics, sources, s)
@@ -108,7 +131,9 @@ def command(
     from bettyc.cli.progress import watcher
 
     watch = watcher(json_stream, s.quiet, s.color)
-    with Folder(output, compiled.plan.model.name) as folder:
+    inside = resume if output is None and resume is not None and os.path.isdir(resume) else None
+    done = run.step_count if inside is not None else None
+    with Folder(inside or output, compiled.plan.model.name, done) as folder:
         folder.begin(compiled.plan, str(run.device))
         _execute(run, folder, watch, s, sources, json_stream)
 
@@ -165,11 +190,20 @@ def _refuse(no_python: bool, externs: Any) -> None:
         raise Failed(2)
 
 
-def _resume(run: Run, path: str) -> None:
+def _last_of(path: str) -> str:
+    """A checkpoint by its path, or the last one of a run by its folder."""
+    from bettyc.cli.folder import checkpoints
+
+    if os.path.isdir(path):
+        found = checkpoints(path)
+        if not found:
+            said(f"error: `{path}` has no checkpoint to go on from")
+            raise Failed(2)
+        return found[-1][1]
     if not os.path.isfile(path):
         said(f"error: cannot read `{path}`: No such file or directory")
         raise Failed(2)
-    run.load(path)
+    return path
 
 
 def _execute(
@@ -192,8 +226,8 @@ def _execute(
             for output in _outputs(run, folder, watch, s):
                 last = output
     except Stopped:
-        path = folder.checkpoint(run, run.step_count)
-        said(f"interrupted; resume with: bettyc run ... --resume {path}")
+        folder.checkpoint(run, run.step_count)
+        said(f"interrupted; resume with: bettyc run ... --resume {folder.path}")
         raise Failed(130) from None
     except InputError as error:
         report(error.diagnostics, sources, s)

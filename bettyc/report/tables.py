@@ -7,8 +7,9 @@ from html import escape
 from typing import Any
 
 from bettyc.plan import Plan
-from bettyc.report.curves import Group, mean_and_error, notes
+from bettyc.report.curves import Group, notes
 from bettyc.report.record import Record
+from bettyc.report.sweep import names, shown, summary
 from bettyc.settings import show
 
 _DIFFERS = "<th scope='col'>differs</th>"
@@ -100,24 +101,20 @@ def _names(runs: Sequence[Record]) -> list[tuple[str, str, str]]:
 
 
 def groups_table(groups: Sequence[Group]) -> list[str]:
-    """A row per group: mean and standard error of its runs' last numbers."""
-    names = _names([run for g in groups for run in g.runs])
+    """A row per group: mean and standard error of its finished runs' last numbers."""
+    found = summary(groups)
+    finished = [run for group in groups for run in group.runs if run.result]
+    columns = [(kind, name) for kind in ("loss", "metrics") for name in names(finished, kind)]
+    head = ["setting", "finished", *(f"loss of {n}" if k == "loss" else n for k, n in columns)]
     rows = [
-        (g.label, len(g.runs), *(spread(g, group, name) for group, name, _ in names))
-        for g in groups
+        (
+            row["setting"],
+            f"{row['finished']} of {row['runs']}",
+            *(shown(row[k][n], row["runs"]) if n in row[k] else "" for k, n in columns),
+        )
+        for row in found
     ]
-    head = ["setting", "runs", *(title for _, _, title in names)]
     return table(head, rows, caption="Mean ± standard error over the runs of a setting")
-
-
-def spread(group: Group, kind: str, name: str) -> str:
-    """`0.123 ± 0.004` of the last numbers; how many runs it is of, where some lack it."""
-    values = [v for run in group.runs if (v := run.last(kind).get(name)) is not None]
-    if not values:
-        return ""
-    mean, error = mean_and_error(values)
-    lacking = f" ({len(values)} of {len(group.runs)})" if len(values) < len(group.runs) else ""
-    return f"{mean:.5g}{f' ± {error:.2g}' if len(values) > 1 else ''}{lacking}"
 
 
 def notes_table(runs: Sequence[Record]) -> list[str]:

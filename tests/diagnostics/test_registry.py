@@ -14,7 +14,7 @@ from bettyc.diagnostics.page import FOLDER, page, parse_page
 from bettyc.diagnostics.registry import FAMILIES, family, report, row
 from bettyc.diagnostics.span import Span
 
-# The codes of the design, with 0309, 0417, 0418, 0510, 0511, 0616 to 0619 and 0805 to 0807 that
+# The codes of the design, with 0309, 0417, 0418, 0510, 0511, 0616 to 0619 and 0805 to 0808 that
 # building it added; syntax may grow.
 DESIGN = {
     "01": [1, 3, 4, 5, 6, 8, 9, 10],
@@ -24,7 +24,7 @@ DESIGN = {
     "05": range(1, 12),
     "06": range(1, 20),
     "07": range(1, 11),
-    "08": range(1, 8),
+    "08": range(1, 9),
     "09": range(1, 8),
 }
 WARNINGS = {

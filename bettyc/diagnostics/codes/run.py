@@ -25,4 +25,5 @@ CODES = (
     Code("MLO0805", "not-a-run", "error", "`{path}` {problem}, so it is not the folder of a run"),
     Code("MLO0806", "damaged-run", "warning", "`{path}` {problem}"),
     Code("MLO0807", "empty-run", "warning", "`{path}` has no finished update"),
+    Code("MLO0808", "sweep-syntax", "error", "`--sweep` {problem}"),
 )
