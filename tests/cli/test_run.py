@@ -217,8 +217,8 @@ def test_going_on_in_the_same_folder(
     kept = [sorted(p.name for p in (data / f / "checkpoints").iterdir()) for f in ("part", "whole")]
     assert kept[0] == kept[1]
     assert json.loads((data / "part" / "result.json").read_text())["updates"] == 9
-    longer = bettyc(*command, "--set", "run.steps=10", "--resume", "part")
-    assert (longer.code, len(lines(data / "part"))) == (0, 10)
+    other = bettyc(*command, "--set", "run.steps=10", "--resume", "part")
+    assert (other.code, "MLO0803" in other.err, len(lines(data / "part"))) == (1, True, 9)
 
 
 def test_a_folder_without_a_checkpoint_cannot_go_on(bettyc: Bettyc, data: Path) -> None:
