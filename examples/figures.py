@@ -26,7 +26,7 @@ README = HERE / "README.md"
 BEGIN, END = "<!-- figures: made by figures.py -->", "<!-- end of figures -->"
 
 # How many seeds each program runs from; one where nothing is said.
-SEEDS = {"learning_by_ignoring": 5, "meta_weight_net": 5}
+SEEDS = {"learning_by_ignoring": 5, "meta_weight_net": 5, "meta_weight_net_resnet": 5}
 
 Values = dict[str, dict[str, list[float]]]
 """By metric: "before" and "after", each with one value per seed. "before" may be left out."""
