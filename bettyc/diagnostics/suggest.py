@@ -4,25 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+# What Betty calls them: people who come from there type these.
+ELSEWHERE = {
+    "cg_iterations": "iters",
+    "darts": "finite_diff",
+    "darts_alpha": "eps",
+    "early_stopping": "stop",
+    "gradient_accumulation": "accumulate",
+    "gradient_clipping": "clip",
+    "neumann_alpha": "lr",
+    "neumann_iterations": "terms",
+    "sama_adam_alpha": "eps",
+    "scheduler": "lr_schedule",
+    "train_iters": "steps",
+    "type": "hypergrad",
+    "unroll_steps": "steps",
+    "valid_step": "eval",
+    "warmup_steps": "warmup",
+}
+
 
 def closest(word: str, candidates: Iterable[str], n: int = 1) -> list[str]:
     """At most `n` of the candidates that `word` may be a typing error for, nearest first.
 
     Near is one edit per three letters (at least one), counted as in `distance` with case ignored;
     of equally near ones case decides, then the first letter, then the order of `candidates`. A word
-    of one letter is near nothing, and `word` itself is no suggestion.
+    of one letter is near nothing, and `word` itself is no suggestion. Another library's word comes
+    first.
     """
+    candidates = list(dict.fromkeys(candidates))
+    theirs = [name for name in candidates if name == ELSEWHERE.get(word)]
     lower = word.lower()
     limit = max(1, len(word) // 3)
     near: list[tuple[int, int, bool, int, str]] = []
-    for order, candidate in enumerate(dict.fromkeys(candidates)):
+    for order, candidate in enumerate(candidates):
         if candidate == word or len(word) < 2 or abs(len(candidate) - len(word)) > limit:
             continue
         edits = distance(lower, candidate.lower())
         if edits <= limit and edits < max(len(word), len(candidate)):
             other = candidate[:1].lower() != lower[:1]
             near.append((edits, distance(word, candidate), other, order, candidate))
-    return [candidate for *_, candidate in sorted(near)[:n]]
+    return list(dict.fromkeys([*theirs, *(candidate for *_, candidate in sorted(near))]))[:n]
 
 
 def distance(a: str, b: str) -> int:

@@ -93,7 +93,11 @@ def _level(
     accumulate = level.setting("accumulate")
     clip_value, average = level.setting("clip_value"), level.setting("average")
     groups = level.setting("groups")
-    used = opt and f.name in made.pulled
+    found = (
+        kernels(scratch, level, strategy.call, made.totals[f.name], f.precision)
+        if opt and f.name in made.pulled
+        else []
+    )
     return LevelPlan(
         level.name,
         optimizer.call,
@@ -118,9 +122,8 @@ def _level(
         average if isinstance(average, Call) else None,
         float(clip_value) if isinstance(clip_value, int | float) else None,
         patterns(level.setting("recompute")),
-        tuple(kernels(scratch, level, strategy.call, made.totals[f.name], f.precision))
-        if used
-        else (),
+        # Betty's own solves are loops in torch
+        tuple(k for k in found if k.work != "solve" or not compat.is_betty(checked.model)),
     )
 
 

@@ -78,7 +78,7 @@ def differences(
 ) -> list[Diagnostic]:
     """MLO0619: where a run is not what Betty's would be."""
     pulled = {pull.level for sweep in sweeps.values() for pull in sweep}
-    met = {name for name in pulled if _meetings(name, sweeps)}
+    met = {name for name in pulled if _meets(h, name, sweeps)}
     found = []
     for name in h.levels:
         f = facts[name]
@@ -96,11 +96,11 @@ def _place(f: Facts, key: str) -> Span:
     return span_of(f.level, key) or f.level.span
 
 
-def _meetings(level: str, sweeps: Mapping[str, tuple[Pull, ...]]) -> bool:
+def _meets(h: Hierarchy, level: str, sweeps: Mapping[str, tuple[Pull, ...]]) -> bool:
     """Does an adjoint come to the level along several paths?"""
     return any(
-        sum(level in pull.into for pull in sweep) > 1
-        for sweep in sweeps.values()
+        sum(level in pull.into for pull in sweep) + (level in h.starred[root]) > 1
+        for root, sweep in sweeps.items()
         if any(pull.level == level for pull in sweep)
     )
 
@@ -166,5 +166,5 @@ def _uneven(
         yield "warmup", "would go on with the levels beside it", "they wait"
 
 
-def is_betty(model: Model) -> bool:
-    return model.setting("compat") == NAME
+def is_betty(model: Model | None) -> bool:
+    return model is not None and model.setting("compat") == NAME

@@ -80,8 +80,8 @@ def cg(system: System, options: CG) -> Solution:
     x, r = torch.zeros_like(system.rhs), system.rhs
     p, square = r, r @ r
     wanted, taken = options.iters or 1, 0
-    while taken < wanted:
-        h_p = system.product(p) if float(square) else p
+    while taken < wanted and float(square):
+        h_p = system.product(p)
         curvature = p @ h_p
         if not float(curvature):
             break
@@ -93,7 +93,7 @@ def cg(system: System, options: CG) -> Solution:
         taken += 1
     note = ""
     if taken < wanted:
-        note = f"it had converged, or met no curvature, after {taken} steps"
+        note = f"it had converged, or met no curvature, at step {taken}"
     elif taken > 1:
         note = "Betty 0.2.1 makes its directions of old residuals: this is not conjugate gradient"
     return _certified(system, x, taken, note)

@@ -152,6 +152,7 @@ def test_adjoints_follow_every_star_and_values_of_the_root_only() -> None:
     assert plan.sweep("reg") == (Pull("fit", ("reg",)),)
     assert {plan.level(name).total for name in plan.order} == {"direct"}
     assert plan.compat == "betty"
+    assert codes(program(text)) == ["MLO0619"]  # two ways from top to fit: two differences in Betty
 
 
 @pytest.mark.parametrize(
@@ -203,3 +204,19 @@ def test_a_library_that_is_not_known_is_an_error() -> None:
     for value in ('"bety"', "betty", "3"):
         found = bettyc.loads(f"run {{ compat = {value} }}").check().diagnostics
         assert "MLO0603" in [d.code for d in found]
+
+
+@pytest.mark.parametrize(
+    ("setting", "meant"),
+    [
+        ("unroll_steps = 3", "steps"),
+        ("gradient_accumulation = 2", "accumulate"),
+        ("hypergrad = darts", "finite_diff"),
+        ("hypergrad = cg(cg_iterations = 2)", "iters"),
+    ],
+)
+def test_names_of_betty_are_understood(setting: str, meant: str) -> None:
+    text = level("a", "(x - top.x)^2", {}).replace("}\n", f"  {setting}\n}}\n")
+    found = program(text + level("top", "(a*.x - 1)^2", {})).check().diagnostics
+
+    assert [s.message for s in found[0].suggestions] == [f"did you mean `{meant}`?"]

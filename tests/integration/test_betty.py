@@ -411,6 +411,69 @@ def test_learning_by_ignoring(
     compare(found, expected)
 
 
+# A level that two others star, and that reads both: every walk that Betty finds
+
+DIAMOND = """
+level low {
+  var x : real[3] = zeros
+  minimize sumsq(x - [0.2, 0.4, 0.6] * mid.y) + 0.5 * sumsq(x + top.z) + 0.1 * sumsq(x)
+  optimizer = sgd(lr = 0.1)
+  steps     = 2
+}
+
+level mid {
+  var y : real[3] = fill(0.5)
+  minimize sumsq(y - 1) + sumsq(y + low*.x) + 0.3 * sumsq(y - top.z)
+  optimizer = sgd(lr = 0.1)
+  steps     = 3
+}
+
+level top {
+  var z : real[3] = fill(0.2)
+  minimize sumsq(mid*.y - 2) + 0.5 * sumsq(low*.x - z)
+  optimizer = sgd(lr = 0.05)
+}
+
+run { steps = 10  precision = fp64  compat = "betty" }
+"""
+
+
+def test_every_walk() -> None:
+    """Quadratic, so that the sum of Betty's differences is the difference along the sum."""
+    program = bettyc.loads(DIAMOND)
+    assert [d.code for d in program.check().diagnostics] == ["MLO0619"]
+    scale = torch.tensor([0.2, 0.4, 0.6])
+
+    def low(m: Mapping[str, Any], _: Any) -> Tensor:
+        x, y, z = (m[name].value for name in ("low", "mid", "top"))
+        return ((x - scale * y) ** 2).sum() + 0.5 * ((x + z) ** 2).sum() + 0.1 * (x**2).sum()
+
+    def mid(m: Mapping[str, Any], _: Any) -> Tensor:
+        x, y, z = (m[name].value for name in ("low", "mid", "top"))
+        return ((y - 1) ** 2).sum() + ((y + x) ** 2).sum() + 0.3 * ((y - z) ** 2).sum()
+
+    def top(m: Mapping[str, Any], _: Any) -> Tensor:
+        x, y, z = (m[name].value for name in ("low", "mid", "top"))
+        return ((y - 2) ** 2).sum() + 0.5 * ((x - z) ** 2).sum()
+
+    levels = [
+        Level("top", Owned(torch.full((3,), 0.2)), top, sgd(lr=0.05), {}),
+        Level("mid", Owned(torch.full((3,), 0.5)), mid, sgd(lr=0.1), {"unroll_steps": 3}),
+        Level("low", Owned(torch.zeros(3)), low, sgd(lr=0.1), {"unroll_steps": 2}),
+    ]
+    expected = betty_run(
+        levels,
+        {"mid": ["low"], "top": ["low", "mid"]},
+        {"low": ["mid", "top"], "mid": ["top"]},
+        "top",
+        60,
+    )
+    found = trace(program.compile().start(seed=0))
+
+    assert (found[-1]["top"]["z"] - 0.2).abs().max() > 0.05
+    compare(found, expected)
+
+
 # iMAML: the inner problem starts from the outer one's variables, the outer one adds tasks up
 # (examples/implicit_maml)
 

@@ -217,3 +217,24 @@ def test_what_is_detached_moves_along_in_a_difference() -> None:
     expected = a * (below(w - 0.3) - below(w + 0.3)) / 0.6
     found = run.hypergrad("tune", respond=False)["t"].item()
     assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_cg_stops_where_betty_divides_zero_by_zero() -> None:
+    """One variable: solved in one step. Betty's third would be nan."""
+    text = """
+        level fit {
+          var w : real = 0
+          minimize (w - tune.t)^2
+          optimizer = sgd(lr = 0.1)
+          hypergrad = cg(iters = 3)
+        }
+        level tune { var t : real = 2  minimize (fit*.w - 1)^2  optimizer = sgd(lr = 0.1) }
+        run { steps = 2  precision = fp64  compat = "betty" }
+    """
+    run = bettyc.loads(text).compile().start(seed=0)
+    run.step()
+    found = run.hypergrad("tune", respond=False)
+
+    # dw/dt = 1 at the solution, whatever w is
+    assert found["t"].item() == pytest.approx(2 * (run["fit"].w.item() - 1), rel=1e-12)
+    assert "converged" in found.report[0].note
