@@ -1,0 +1,62 @@
+"""Pictures of darts.mlo: scikit-learn's digits, or CIFAR-10 from the files as published."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+def pictures(name: str, part: str) -> dict[str, np.ndarray]:
+    """x of shape (n, channels, height, width) and labels y; part is "train" or "test".
+
+    name "digits": 70 % of the digits train, 30 % test. Any other is the folder that
+    `cifar-10-python.tar.gz` or its content, `cifar-10-batches-py`, lies in.
+    """
+    if name != "digits":
+        return cifar10(Path(name), part)
+    x, y = load_digits(return_X_y=True)
+    train, test = train_test_split(np.arange(len(y)), test_size=0.3, random_state=0, stratify=y)
+    rows = train if part == "train" else test
+    return {"x": x[rows].reshape(-1, 1, 8, 8).astype(np.float32) / 16, "y": y[rows]}
+
+
+class Arrays(pickle.Unpickler):
+    """Reads the batches of CIFAR-10, and refuses pickles that hold anything but arrays."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if module.partition(".")[0] not in ("numpy", "_codecs") or name not in (
+            "_reconstruct", "ndarray", "dtype", "encode",
+        ):  # fmt: skip
+            raise pickle.UnpicklingError(f"{module}.{name} does not belong into CIFAR-10")
+        return super().find_class(module, name)
+
+
+def cifar10(folder: Path, part: str) -> dict[str, np.ndarray]:
+    """Normalised by channel; (50000, 3, 32, 32) and (10000, 3, 32, 32) of the full data set."""
+    names = [f"data_batch_{k}" for k in range(1, 6)] if part == "train" else ["test_batch"]
+    batches = [_batch(folder, name) for name in names]
+    x = np.concatenate([b[b"data"] for b in batches]).reshape(-1, 3, 32, 32)
+    mean, std = (np.asarray(v, dtype=np.float32).reshape(1, 3, 1, 1) for v in (MEAN, STD))
+    y = np.concatenate([np.asarray(b[b"labels"], dtype=np.int64) for b in batches])
+    return {"x": (x.astype(np.float32) / 255 - mean) / std, "y": y}
+
+
+def _batch(folder: Path, name: str) -> dict[bytes, np.ndarray]:
+    inside = os.path.join("cifar-10-batches-py", name)
+    archive = folder / "cifar-10-python.tar.gz"
+    if archive.is_file():
+        with tarfile.open(archive) as tar:
+            member = tar.extractfile(inside)
+            if member is None:
+                raise FileNotFoundError(f"{inside} is not in {archive}")
+            return Arrays(member, encoding="bytes").load()
+    with open(folder / inside, "rb") as file:
+        return Arrays(file, encoding="bytes").load()
