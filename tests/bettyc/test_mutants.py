@@ -18,7 +18,9 @@ from bettyc.grammar import ast
 from bettyc.grammar.parse import parse
 from bettyc.settings import LEVEL, RUN
 
-UNDECIDED = {"MLO0319", "MLO0213"}
+# Where other reads already say that the level stands above, a read without its star moves nothing.
+UNMOVED = "MLO0321"
+UNDECIDED = {"MLO0319", "MLO0213", UNMOVED}
 UNKNOWN = {"MLO0201", "MLO0202", "MLO0203", "MLO0208"}
 MISFIT = {"MLO0401", "MLO0402", "MLO0403", "MLO0404", "MLO0405", "MLO0412", "MLO0417", "MLO0418"}
 
@@ -181,7 +183,8 @@ def test_every_mutant_is_answered_with_its_code(operator):
     for mutant, found in answered(operator):
         offered = [e.text for d in found for s in d.suggestions for e in s.edits]
         right = {d.code for d in found} & mutant.codes
-        if not right or (mutant.cure and mutant.cure not in offered):
+        cured = not mutant.cure or mutant.cure in offered or right == {UNMOVED}
+        if not right or not cured:
             survivors.append((mutant.name, [d.code for d in found], offered, mutant.text))
     assert survivors == []
     assert len(answered(operator)) >= LEAST[OPERATORS.index(operator)]
