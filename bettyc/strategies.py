@@ -108,6 +108,7 @@ class Unroll:
 
     truncate: int = 0
     recompute: bool = False
+    first_order: bool = False
     needs: ClassVar[str] = "trajectory"
 
 

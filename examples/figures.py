@@ -28,8 +28,8 @@ BEGIN, END = "<!-- figures: made by figures.py -->", "<!-- end of figures -->"
 # How many seeds each program runs from; one where nothing is said.
 SEEDS = {"learning_by_ignoring": 5, "meta_weight_net": 5, "meta_weight_net_resnet": 5}
 
-# search_cells.py measures these.
-ELSEWHERE = {"darts", "darts_retrain"}
+# search_cells.py and omniglot_figures.py measure these.
+ELSEWHERE = {"darts", "darts_retrain", "maml_omniglot"}
 
 Values = dict[str, dict[str, list[float]]]
 """By metric: "before" and "after", each with one value per seed. "before" may be left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,21 +11,25 @@ from torch import Tensor
 Task = dict[str, dict[str, Tensor]]
 
 
-def sinusoids(count: int, shots: int, queries: int, seed: int) -> list[Task]:
+class Sinusoids(Sequence[Task]):
     """`count` tasks, each with `shots` points to adapt to and `queries` points to be judged on.
 
-    Amplitudes are uniform in [0.1, 5], phases in [0, pi], points in [-5, 5].
+    Amplitudes are uniform in [0.1, 5], phases in [0, pi], points in [-5, 5]. A task follows from
+    its number and the seed, and is made when it is asked for.
     """
-    draw = torch.Generator().manual_seed(seed)
-    return [_task(draw, shots, queries) for _ in range(count)]
 
+    def __init__(self, count: int, shots: int, queries: int, seed: int) -> None:
+        self.count, self.shots, self.queries, self.seed = count, shots, queries, seed
 
-def _task(draw: torch.Generator, shots: int, queries: int) -> Task:
-    amplitude = 0.1 + 4.9 * torch.rand((), generator=draw)
-    phase = math.pi * torch.rand((), generator=draw)
+    def __len__(self) -> int:
+        return self.count
 
-    def points(number: int) -> dict[str, Tensor]:
-        x = 10 * torch.rand(number, 1, generator=draw) - 5
-        return {"x": x, "y": amplitude * torch.sin(x + phase)}
-
-    return {"support": points(shots), "query": points(queries)}
+    def __getitem__(self, index: int) -> Task:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        draw = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        amplitude, phase = torch.rand(2, generator=draw).tolist()
+        x = 10 * torch.rand(self.shots + self.queries, 1, generator=draw) - 5
+        y = (0.1 + 4.9 * amplitude) * torch.sin(x + math.pi * phase)
+        n = self.shots
+        return {"support": {"x": x[:n], "y": y[:n]}, "query": {"x": x[n:], "y": y[n:]}}

@@ -284,11 +284,7 @@ def _replicas(system: System, options: Any) -> Found:
     conjugate gradient steps for all of them at once where their objectives are evaluated so.
     """
     plain = "cg" not in COMPAT[system.compat] and system.jacobian is None
-    if (
-        isinstance(options, CG)
-        and plain
-        and together(system.objective, system.theta, system.frame)
-    ):
+    if isinstance(options, CG) and plain and together(system.objective, system.theta, system.frame):
         rows = cg_replicas.solve(system, options)
         if rows is not None:
             return _of_rows(system, options, rows)

@@ -56,10 +56,11 @@ class TaskBatch:
         """
         self.rows = rows
         place = (self.sampler.epoch, self.sampler.position)
-        self.tasks = tuple(
-            self.source.task(int(i), seed_of(self.sampler.seed, "task", self.level, *place, k))
-            for k, i in enumerate(rows)
-        )
+        chosen = rows.tolist()
+        seeds = [
+            seed_of(self.sampler.seed, "task", self.level, *place, k) for k in range(len(chosen))
+        ]
+        self.tasks = self.source.fetch(chosen, seeds)
 
     def hold(self) -> tuple[Any, ...]:
         """What changes, for `put`."""

@@ -99,7 +99,7 @@ def _streamed(data: DataSet, source: Stream, batch: int | None) -> types.Type | 
 
 def _type(data: DataSet, source: Any) -> types.Type | None:
     if isinstance(source, Tasks):
-        columns, count = source.task(0), None
+        columns, count = source.fetch([0], [0])[0], None
     elif isinstance(source, Table | Part):
         columns, count = source.whole(), None
     else:

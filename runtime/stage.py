@@ -35,6 +35,7 @@ from bettyc.runtime.optimizers.rule import Rule
 from bettyc.runtime.optimizers.solvers import SOLVERS, Solved
 from bettyc.runtime.precision import tf32
 from bettyc.runtime.problem import Problem
+from bettyc.runtime.products import Products
 from bettyc.runtime.scaling import Scaler
 from bettyc.runtime.slope import replica, together
 from bettyc.runtime.state import State, drawn, fresh
@@ -109,6 +110,14 @@ class Stage:
         clips = self.plan.clip or self.plan.clip_value
         self.betty = linked.plan.compat == "betty"  # a step is one gradient, and so is its rate
         self.preconditioned = self.betty and self.plan.strategy.name == "sama"
+        strategy = dict(self.plan.strategy.named)
+        # reverse mode through the steps takes their graphs, where there is room for all of them
+        self._keeps_slopes = (
+            self.plan.strategy.name == "unroll"
+            and not (strategy.get("recompute") or strategy.get("first_order"))
+            and self.scaler is None
+        )
+        self._slope: Products | None = None  # of the gradient at hand
         self.simple = self.accumulate == 1 and not (
             clips or self.layout.projected or self.preconditioned
         )
@@ -242,7 +251,8 @@ class Stage:
             if self.stale:
                 self.trajectory.clear()
             below = {n: self.theta[n] for n in self._below}
-            self.trajectory.add(theta, memory, frame, below, count)
+            self.trajectory.add(theta, memory, frame, below, count, self._slope)
+            self._slope = None
         moves = not (count + 1) % self.accumulate
         given = None
         if hooks is not None and moves:
@@ -408,6 +418,10 @@ class Stage:
         if self.replicas is None:
             return self._at(theta, frame)
         if together(self.objective, theta, frame):
+            if self._keeps_slopes:
+                others = [n for n in self.objective.reads if n != name]
+                self._slope = Products(self.objective, theta, frame, others)
+                return self._slope.value / self.replicas, self._slope.gradient
             own = theta[name].detach().requires_grad_()
             assert self.objective.replicas is not None
             values = self.objective.replicas.batched(self.objective, {**theta, name: own}, frame)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from bettyc.runtime.objective import Frame
+from bettyc.runtime.products import Products
 
 Tensors = dict[str, Tensor]
 # (theta_l, grad, state, count, theta of all levels) -> (theta_l, state): what one gradient does
@@ -24,7 +25,8 @@ Advance = Callable[[Tensor, Tensor, Tensors, int, Mapping[str, Tensor]], tuple[T
 
 class Record(NamedTuple):
     """One gradient: where it was taken (None but for records that may come first), what it saw,
-    and how many gradients the optimizer's state had seen before.
+    and how many gradients the optimizer's state had seen before. slope: the graph of the gradient,
+    where it was kept.
     """
 
     theta: Tensor | None
@@ -32,6 +34,7 @@ class Record(NamedTuple):
     frame: Frame
     below: Mapping[str, Tensor]
     count: int
+    slope: Products | None = None
 
 
 @dataclass
@@ -58,14 +61,20 @@ class Trajectory:
         self.copied = copied
 
     def add(
-        self, theta: Tensor, state: Tensors, frame: Frame, below: Mapping[str, Tensor], count: int
+        self,
+        theta: Tensor,
+        state: Tensors,
+        frame: Frame,
+        below: Mapping[str, Tensor],
+        count: int,
+        slope: Products | None = None,
     ) -> None:
         """Note a gradient. Tensors are kept, not copied: a recorded level is updated out of
         place.
         """
-        whole = bool(self.keep) or not self.records
+        whole = bool(self.keep) or not self.records or slope is not None
         self.records.append(
-            Record(theta if whole else None, state if whole else None, frame, below, count)
+            Record(theta if whole else None, state if whole else None, frame, below, count, slope)
         )
         if self.keep and len(self.records) > self.keep:
             self.records.popleft()
@@ -83,6 +92,11 @@ class Trajectory:
         if self.origin is not None and self.copied and not self.dropped:
             return self.origin(others), dict(first.state)
         return first.theta, dict(first.state)
+
+    @property
+    def sloped(self) -> bool:
+        """Whether the graphs of all gradients were kept."""
+        return all(record.slope is not None for record in self.records)
 
     def frame(self, k: int) -> Frame:
         return self.records[k].frame

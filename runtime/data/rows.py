@@ -16,7 +16,7 @@ from torch import Tensor
 from bettyc import types
 from bettyc.diagnostics.registry import report
 from bettyc.failures import CallbackError, InputError
-from bettyc.runtime.data.check import Checker, flatten
+from bettyc.runtime.data.check import Checker, as_tensor, flatten
 from bettyc.runtime.randomness import every_generator
 
 Columns = dict[str, Tensor]
@@ -234,11 +234,41 @@ class Tasks:
     def count(self) -> int:
         return len(self.items)
 
-    def task(self, i: int, seed: int = 0) -> Columns:
+    def fetch(self, rows: Sequence[int], seeds: Sequence[int]) -> tuple[Columns, ...]:
+        """The tasks of these numbers. seeds: of what the user's source draws at random, by task."""
+        items = [self._item(i, seed) for i, seed in zip(rows, seeds, strict=True)]
+        found = self._together(items)
+        if found is not None:
+            return found
+        return tuple(
+            checked(item, self.declared, self.checker, None, self.device) for item in items
+        )
+
+    def _item(self, i: int, seed: int) -> Any:
+        if isinstance(self.items, list | tuple):
+            return self.items[i]  # runs no code of the user's
         try:
             with every_generator(seed):
-                item = self.items[i]
+                return self.items[i]
         except Exception as error:
             # the user's task source: whatever it raises is shown as its own
             raise raised(self.name, error) from error
-        return checked(item, self.declared, self.checker, None, self.device)
+
+    def _together(self, items: Sequence[Any]) -> tuple[Columns, ...] | None:
+        """Checked with a first axis of tasks, which takes as long as one of them; None where that
+        cannot be: then they are looked at one by one, and what is wrong is found there.
+        """
+        columns: dict[str, tuple[Tensor, ...]] = {}
+        try:
+            parts = [flatten(item, self.declared) for item in items]
+            for name, kind in types.tensors(self.declared):
+                values = [as_tensor(part[name]) for part in parts]
+                if any(v is None or v.dtype != values[0].dtype for v in values):  # type: ignore[union-attr]
+                    return None
+                wide = (types.number(len(items)), *kind.shape)
+                declared = types.Tensor(kind.kind, wide, kind.labels)
+                stacked = self.checker.column(name, declared, torch.stack(values))  # type: ignore[arg-type]
+                columns[name] = stacked.to(self.device, non_blocking=True).unbind()
+        except (KeyError, RuntimeError, InputError):
+            return None
+        return tuple({n: c[k] for n, c in columns.items()} for k in range(len(items)))

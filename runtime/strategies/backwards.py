@@ -66,10 +66,25 @@ class _Point(NamedTuple):
     grad: Tensor
 
 
+class Kept:
+    """The graphs of the gradients of recorded steps, in place of a closed form: iterates and
+    gradients are not computed again, and products are one backward through each.
+    """
+
+    def __init__(self, path: Any) -> None:
+        self.records = path.records
+
+    def point(self, k: int) -> _Point:
+        record = self.records[k]
+        return _Point(record.theta, record.state, record.slope.gradient)
+
+
 def _points(
     system: System, form: Any, path: Trajectory, point: tuple[Tensor, State], start: int, end: int
 ) -> list[_Point]:
     """Every iterate of the segment with the gradient that was taken there."""
+    if isinstance(form, Kept):
+        return [form.point(k) for k in range(start, end)]
     theta, state = point
     found = []
     with torch.no_grad():
@@ -116,12 +131,16 @@ def _step(
     )
     a_theta, a_grad, rest = found[0], found[1], found[2:]
     with torch.no_grad():
-        products = form.products(_seen(system, path, k, point.theta), path.frame(k), system.into)
+        if isinstance(form, Kept):
+            products = form.records[k].slope
+        else:
+            at = _seen(system, path, k, point.theta)
+            products = form.products(at, path.frame(k), system.into)
         if moves:
             a_theta = a_theta + products.hvp(a_grad).reshape(a_theta.shape)
         cross = products.cross(a_grad)
         others = {
-            name: back.others[name] + value + cross[name]
+            name: back.others[name] + value + cross.get(name, 0.0)
             for name, value in zip(leaves, rest[len(names) :], strict=True)
         }
     return Back(a_theta, dict(zip(names, rest, strict=False)), others)

@@ -30,9 +30,7 @@ def pull(system: System, options: FixedPoint) -> Pulled:
     a = system.rhs.reshape(system.theta[system.level].shape)
     if not path.length or not float(a.norm()):
         return Pulled({name: torch.zeros_like(system.theta[name]) for name in system.into})
-    _, state = replay(
-        system, path, path.begin(system.theta), 0, path.length, system.theta, graph=False
-    )
+    _, state = replay(system, path, path.begin(system.theta), 0, path.length, system.theta)
     leaves = {name: system.theta[name].detach().requires_grad_() for name in system.into}
     theta = system.theta[system.level].detach().requires_grad_()
     state = {name: floating(x) for name, x in state.items()}
@@ -40,7 +38,7 @@ def pull(system: System, options: FixedPoint) -> Pulled:
     with torch.enable_grad():
         others = {**system.theta, **leaves}
         first, last = path.length - path.group, path.length
-        moved, new = replay(system, path, (theta, state), first, last, others, graph=True)
+        moved, new = replay(system, path, (theta, state), first, last, others, "graph")
     outputs = [moved, *(new[name] for name in names)]
     at_first = [a, *(torch.zeros_like(state[name]) for name in names)]
     w, taken, change = _iterate(

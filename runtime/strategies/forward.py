@@ -42,7 +42,7 @@ def pull(system: System, options: Forward) -> Pulled:
         state = {name: floating(x) for name, x in state.items()}
         names = [name for name, x in state.items() if x.requires_grad]
         with torch.enable_grad():
-            moved, new = step(system, path, own, state, k, others, graph=True)
+            moved, new = step(system, path, own, state, k, others, "graph")
         if why := reason(system.objective):
             raise SolveError(
                 f"`forward` through level `{system.level}` needs second derivatives, and torch"

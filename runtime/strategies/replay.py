@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from bettyc.runtime.slope import first_derivative, slope, value_of
 from bettyc.runtime.strategies.system import System, Trajectory
 
 State = dict[str, Tensor]
+Way = Literal["plain", "graph", "constant"]
 
 
 def trajectory_of(system: System) -> Trajectory:
@@ -28,12 +30,12 @@ def replay(
     start: int,
     end: int,
     others: Mapping[str, Tensor],
-    graph: bool,
+    way: Way = "plain",
 ) -> tuple[Tensor, State]:
     """The iterate and optimizer state after steps start .. end-1 from `point`."""
     theta, state = point
     for k in range(start, end):
-        theta, state = step(system, path, theta, state, k, others, graph)
+        theta, state = step(system, path, theta, state, k, others, way)
     return theta, state
 
 
@@ -44,24 +46,25 @@ def step(
     state: State,
     k: int,
     others: Mapping[str, Tensor],
-    graph: bool,
+    way: Way,
 ) -> tuple[Tensor, State]:
-    """Step k of the inner optimizer from (theta, state); with `graph`, differentiable in all of
-    them.
+    """Step k of the inner optimizer from (theta, state); "graph": differentiable in all of them,
+    "constant": but not through the gradient that the step is made of.
     """
     with torch.enable_grad():
         # A view, so that the derivative in `own` leaves out what else depends on the same tensor.
         own = theta.view_as(theta) if theta.requires_grad else theta.detach().requires_grad_()
         values = {**others, **_seen(path.below(k), others), system.level: own}
-        if graph:
+        if way == "graph":
             moving = [n for n in system.objective.reads if values[n].requires_grad]
             names = dict.fromkeys((system.level, *moving))
             grad = slope(system.objective, values, path.frame(k), list(names))[1]
         else:
             value = value_of(system.objective, values, path.frame(k))
             grad = first_derivative(value, own)
-    with torch.set_grad_enabled(graph):
-        return path.advance(k, own if graph else own.detach(), grad, state, others)
+    plain = way == "plain"
+    with torch.set_grad_enabled(not plain):
+        return path.advance(k, own.detach() if plain else own, grad, state, others)
 
 
 def _seen(below: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:

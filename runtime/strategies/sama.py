@@ -36,7 +36,7 @@ def pull(system: System, options: Sama) -> Pulled:
         return Pulled({name: torch.zeros_like(system.theta[name]) for name in system.into})
     first = path.length - path.group
     start = path.begin(system.theta)
-    theta, state = replay(system, path, start, 0, first, system.theta, graph=False)
+    theta, state = replay(system, path, start, 0, first, system.theta)
     grads = [gradient_at(system, path, theta, k) for k in range(first, path.length)]
     directions = step_jacobian(system, theta, grads, state, first)
     if not all(bool(torch.isfinite(u).all()) for u in directions):

@@ -14,6 +14,9 @@ graphs of T steps, or with `recompute` the graphs of sqrt(T) steps and sqrt(T) i
 more forward pass. `truncate` = K differentiates only the last K steps; the error decays like the
 contraction factor to the power K.
 
+`first_order` takes the gradients that the steps are made of as constants, so that nothing is
+differentiated twice: from a copied start first-order MAML (section 5.2 of the paper); T gradients.
+
 Maclaurin, Duvenaud, Adams 2015; MAML, arXiv:1703.03400; Shaban et al., arXiv:1810.10667
 (truncation).
 """
@@ -27,7 +30,7 @@ from torch import Tensor
 
 from bettyc.runtime.products import by_formula
 from bettyc.runtime.report import SolveError
-from bettyc.runtime.strategies.backwards import Back, reverse
+from bettyc.runtime.strategies.backwards import Back, Kept, reverse
 from bettyc.runtime.strategies.replay import State, floating, replay, trajectory_of
 from bettyc.runtime.strategies.system import Pulled, System, Trajectory
 from bettyc.strategies import Unroll
@@ -40,12 +43,15 @@ def pull(system: System, options: Unroll) -> Pulled:
     count = path.length - first
     segment = math.isqrt(max(count - 1, 0)) + 1 if options.recompute else max(count, 1)
     cuts = list(range(first, path.length, segment)) or [first]
-    points = _points(system, path, cuts)
+    if _sloped(path, options):
+        points = {cut: (system.theta[system.level], {}) for cut in cuts}  # the records have them
+    else:
+        points = _points(system, path, cuts)
     a_theta: Tensor = system.rhs.reshape(system.theta[system.level].shape)
     a_state: State = {}
     total = {name: torch.zeros_like(system.theta[name]) for name in system.into}
     for start, end in reversed(list(zip(cuts, [*cuts[1:], path.length], strict=True))):
-        back = _reverse(system, path, points[start], start, end, a_theta, a_state)
+        back = _reverse(system, options, path, points[start], start, end, a_theta, a_state)
         a_theta, a_state = back.theta, back.state
         for name, value in back.others.items():
             total[name] = total[name] - value
@@ -54,7 +60,12 @@ def pull(system: System, options: Unroll) -> Pulled:
             f"the unrolled gradient of level `{system.level}` is not finite; lower its learning"
             " rate or set `truncate`"
         )
-    return Pulled(total, products=2 * count)
+    return Pulled(total, products=count if options.first_order else 2 * count)
+
+
+def _sloped(path: Trajectory, options: Unroll) -> bool:
+    """Whether the graphs of the steps' gradients are there to go back through."""
+    return not (options.first_order or options.recompute) and getattr(path, "sloped", False)
 
 
 def _points(system: System, path: Trajectory, cuts: list[int]) -> dict[int, tuple[Tensor, State]]:
@@ -63,13 +74,14 @@ def _points(system: System, path: Trajectory, cuts: list[int]) -> dict[int, tupl
         point = path.begin(system.theta)
     found, k = {}, 0
     for cut in cuts:
-        point = replay(system, path, point, k, cut, system.theta, graph=False)
+        point = replay(system, path, point, k, cut, system.theta)
         found[cut], k = point, cut
     return found
 
 
 def _reverse(
     system: System,
+    options: Unroll,
     path: Trajectory,
     point: tuple[Tensor, State],
     start: int,
@@ -80,8 +92,10 @@ def _reverse(
     """Cotangents pulled back through steps start .. end-1, and through the start itself for
     step 0.
     """
+    if _sloped(path, options):
+        return reverse(system, Kept(path), path, point, start, end, a_theta, a_state)
     form = by_formula(system.objective, system.theta, [system.level, *system.into])
-    if form is not None and form.leaves[system.level]:
+    if form is not None and form.leaves[system.level] and not options.first_order:
         return reverse(system, form, path, point, start, end, a_theta, a_state)
     leaves = {name: system.theta[name].detach().requires_grad_() for name in system.into}
     others = {**system.theta, **leaves}
@@ -95,7 +109,8 @@ def _reverse(
             state = {n: floating(x) for n, x in point[1].items()}
             names = [n for n, x in state.items() if x.requires_grad]
             point_leaves = [theta, *(state[n] for n in names)]
-        last, last_state = replay(system, path, (theta, state), start, end, others, graph=True)
+        way = "constant" if options.first_order else "graph"
+        last, last_state = replay(system, path, (theta, state), start, end, others, way)
     pairs = [(last, a_theta), *((last_state[n], a) for n, a in a_state.items())]
     pairs = [(x, a) for x, a in pairs if x.requires_grad]
     inputs = [*point_leaves, *leaves.values()]

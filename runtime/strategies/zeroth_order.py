@@ -42,4 +42,4 @@ def pull(system: System, options: ZerothOrder) -> Pulled:
 def _end(system: System, path: Trajectory, d: dict[str, Tensor], sigma: float) -> Tensor:
     """theta_T for the upper variables moved by sigma d."""
     moved = {**system.theta, **{name: system.theta[name] + sigma * x for name, x in d.items()}}
-    return replay(system, path, path.begin(moved), 0, path.length, moved, graph=False)[0]
+    return replay(system, path, path.begin(moved), 0, path.length, moved)[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 from torch.func import functional_call
@@ -50,3 +51,99 @@ def test_maml_on_sine_waves() -> None:
     run.executor.respond("meta")
 
     assert_same(found, meta_gradient(run, steps=5, lr=0.01))
+
+
+def test_first_order_maml_on_sine_waves() -> None:
+    run = started("maml_sinusoid", adapt__hypergrad="unroll(first_order = true)")
+    run.step()
+    found = run.hypergrad("meta")
+    run.executor.respond("meta")
+
+    assert_same(found, meta_gradient(run, steps=5, lr=0.01, first_order=True))
+
+
+WAVES = """
+dim S = 6, Q = 5
+data tasks : { a: { x: real[S, 1], y: real[S, 1] }, b: { x: real[Q, 1], y: real[Q, 1] } }
+  from memory()
+def mse(p, y) = mean((p - y)^2)
+"""
+ANIL = """
+level adapt foreach t in tasks(batch = 3) {
+  module head = linear(4, 1)
+  minimize mse(head(meta.body(t.a.x)), t.a.y)
+  optimizer = sgd(lr = 0.1)
+  steps     = 2
+  start     = copy(meta.head)
+  hypergrad = unroll
+}
+level meta {
+  module body = mlp([1, 4, 4], act = tanh, out = tanh)
+  module head = linear(4, 1)
+  minimize mean(mse(k*.head(body(k.t.b.x)), k.t.b.y) for k in adapt)
+  optimizer = sgd(lr = 0.1)
+}
+run { steps = 3  precision = fp64 }
+"""
+REPTILE = """
+level adapt foreach t in tasks(batch = 3) {
+  module net = mlp([1, 4, 1], act = tanh)
+  minimize mse(net(t.a.x), t.a.y)
+  optimizer = sgd(lr = 0.1)
+  steps     = 4
+  start     = copy(meta.net)
+  hypergrad = none
+}
+level meta {
+  module net = mlp([1, 4, 1], act = tanh)
+  minimize 0.5 * mean(sumsq(params(net) - detach(params(k*.net))) for k in adapt)
+  optimizer = sgd(lr = 0.5)
+}
+run { steps = 3  precision = fp64 }
+"""
+
+
+def waves() -> dict[str, list[dict[str, dict[str, Tensor]]]]:
+    g = torch.Generator().manual_seed(4)
+
+    def points(n: int) -> dict[str, Tensor]:
+        x = torch.randn(n, 1, generator=g, dtype=torch.float64)
+        return {"x": x, "y": torch.sin(2 * x + torch.rand((), generator=g))}
+
+    return {"tasks": [{"a": points(6), "b": points(5)} for _ in range(9)]}
+
+
+@pytest.mark.parametrize("way", ["vmap", "loop"])
+def test_anil_adapts_the_head_alone(way: str) -> None:
+    program = bettyc.loads(WAVES + ANIL, set={"adapt.replicas": way})
+    run = program.compile(data=waves()).start()
+    run.step()
+    found = run.hypergrad("meta")
+    run.executor.respond("meta")
+    body, head = run["meta"].body, run["meta"].head
+    losses = []
+    for t in run.tasks["adapt"].tasks:
+        w, b = head.weight, head.bias
+        for _ in range(2):
+            loss = mse_loss(body(t["a.x"]) @ w.T + b, t["a.y"])
+            dw, db = torch.autograd.grad(loss, [w, b], create_graph=True)
+            w, b = w - 0.1 * dw, b - 0.1 * db
+        losses.append(mse_loss(body(t["b.x"]) @ w.T + b, t["b.y"]))
+    torch.stack(losses).mean().backward()
+
+    assert run["adapt"].head["weight"].shape == (3, 1, 4)
+    for name, net in (("body", body), ("head", head)):
+        for n, p in net.named_parameters():
+            assert p.grad is not None
+            got = found[f"{name}.{n}"]
+            assert (got - p.grad).norm() <= 1e-12 * p.grad.norm(), (name, n)
+
+
+def test_reptile_moves_towards_the_adapted_networks() -> None:
+    run = bettyc.loads(WAVES + REPTILE).compile(data=waves()).start()
+    before = {n: p.clone() for n, p in run["meta"].net.named_parameters()}
+    run.step()
+
+    for name, after in run["meta"].net.named_parameters():
+        adapted = run["adapt"].net[name]
+        torch.testing.assert_close(after, before[name] + 0.5 * (adapted.mean(0) - before[name]))

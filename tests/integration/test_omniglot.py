@@ -1,0 +1,93 @@
+"""The loader of Omniglot, on a zip file of the published form with a few drawings."""
+
+from __future__ import annotations
+
+import io
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import bettyc
+
+Image = pytest.importorskip("PIL.Image")
+EXAMPLES = Path(__file__).parents[2] / "examples"
+CHARACTERS = {"Greek": 5, "Latin": 5, "Korean": 6}
+DRAWINGS = 4
+
+
+@pytest.fixture
+def omniglot(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import omniglot
+
+    yield omniglot
+    del sys.modules["omniglot"]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Drawing d of character c has a square of ink in row c of a 105 x 105 page, d to the right."""
+    found = tmp_path / "images_background_small1.zip"
+    with zipfile.ZipFile(found, "w") as archive:
+        archive.writestr("images_background_small1/", "")
+        for alphabet, characters in CHARACTERS.items():
+            for c in range(characters):
+                folder = f"images_background_small1/{alphabet}/character{c + 1:02}/"
+                archive.writestr(folder, "")
+                for d in range(DRAWINGS):
+                    page = Image.new("1", (105, 105), 1)
+                    page.paste(0, (15 * d, 15 * c, 15 * d + 15, 15 * c + 15))
+                    held = io.BytesIO()
+                    page.save(held, "png")
+                    archive.writestr(f"{folder}{700 + c:04}_{d + 1:02}.png", held.getvalue())
+    return found
+
+
+def test_drawings_by_alphabet_and_character(omniglot: Any, path: Path) -> None:
+    found = omniglot.read(path, size=7)
+
+    assert {name: tuple(part.shape) for name, part in found.items()} == {
+        name: (count, DRAWINGS, 1, 7, 7) for name, count in CHARACTERS.items()
+    }
+    for c in range(5):
+        for d in range(DRAWINGS):
+            page = torch.zeros(7, 7)
+            page[c, d] = 1.0  # ink is 1, and a square is one pixel of 7 x 7
+            torch.testing.assert_close(found["Latin"][c, d, 0], page)
+
+
+def test_tasks_hold_a_character_per_way_and_no_drawing_twice(omniglot: Any, path: Path) -> None:
+    tasks = omniglot.omniglot(str(path), "Latin", False, ways=5, shots=1, queries=3, count=7)
+    task = tasks[3]
+
+    assert len(tasks) == 7
+    assert task["support"]["x"].shape == (5, 1, 28, 28)
+    assert task["support"]["y"].tolist() == [0, 1, 2, 3, 4]
+    assert task["query"]["y"].tolist() == [w for w in range(5) for _ in range(3)]
+    drawings = torch.cat([task["support"]["x"], task["query"]["x"]]).flatten(1)
+    assert len(drawings.unique(dim=0)) == 20
+    # rows of ink tell the character: a query lies in the row of its label's drawing
+    row = task["support"]["x"].sum(3).argmax(2).flatten() // 4
+    assert torch.equal(task["query"]["x"].sum(3).argmax(2).flatten() // 4, row.repeat_interleave(3))
+    assert torch.equal(task["query"]["x"], tasks[3]["query"]["x"])
+
+
+def test_training_turns_characters_and_leaves_the_held_out_alphabet_alone(
+    omniglot: Any, path: Path
+) -> None:
+    tasks = omniglot.omniglot(str(path), "Latin", True, ways=5, shots=1, queries=1, count=1)
+
+    assert len(tasks.characters) == 4 * (CHARACTERS["Greek"] + CHARACTERS["Korean"])
+    with pytest.raises(ValueError, match="no alphabet Hindi"):
+        omniglot.omniglot(str(path), "Hindi", True, ways=5, shots=1, queries=1, count=1)
+
+
+def test_the_program_runs_on_the_file(path: Path) -> None:
+    given = {"drawings": f'"{path}"', "run.steps": 1, "adapt.steps": 1}
+    run = bettyc.load(EXAMPLES / "maml_omniglot.mlo", set=given).compile().start()
+
+    assert 0.0 <= run.step().metrics["acc"] <= 1.0
