@@ -60,10 +60,10 @@ class Folder:
     def __enter__(self) -> Folder:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._metrics.close()
         for logger in self.loggers:
-            logger.close()
+            logger.close(kind is not None)
         if self._begun:
             self._report()
 

@@ -25,7 +25,7 @@ class Logger(Protocol):
 
     def log(self, step: int, numbers: dict[str, float]) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self, failed: bool) -> None: ...
 
 
 def interval(plan: Plan) -> int:
@@ -37,10 +37,21 @@ def interval(plan: Plan) -> int:
 def loggers(plan: Plan, folder: str, done: int | None = None) -> list[Logger]:
     """Those that the program asks for; `done`: updates after which a run goes on in its folder.
 
-    Raises `click.UsageError` where a package is missing.
+    Raises `click.UsageError` where a package is missing or refuses to begin.
     """
-    name = plan.model.name
-    return [LOGGERS[c.name](c, folder, name, done) for c in _calls(plan) if c.name in LOGGERS]
+    calls = [c for c in _calls(plan) if c.name in LOGGERS]
+    return [_opened(c, folder, plan.model.name, done) for c in calls]
+
+
+def _opened(call: Call, folder: str, program: str, done: int | None) -> Logger:
+    """A package of others may refuse for many reasons (no key, no such store), in its own words."""
+    try:
+        logger: Logger = LOGGERS[call.name](call, folder, program, done)
+    except (OSError, click.ClickException):
+        raise
+    except Exception as error:
+        raise click.UsageError(f"`log = {call.name}` cannot begin: {error}") from error
+    return logger
 
 
 def _calls(plan: Plan) -> Iterator[Call]:
@@ -71,22 +82,27 @@ class Csv:
         self._writer.writerows([step, name, value] for name, value in numbers.items())
         self._file.flush()
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         self._file.close()
 
 
 class TensorBoard:
-    """`tensorboard(folder)`; without a folder, that of the run."""
+    """`tensorboard(folder)`: a folder of the run's name inside; without one, the run's own.
+
+    Of a run that goes on, what was logged after its checkpoint is hidden (`purge_step`).
+    """
 
     def __init__(self, call: Call, folder: str, program: str, done: int | None) -> None:
         module = _load("torch.utils.tensorboard", "tensorboard")
-        self._writer = module.SummaryWriter(log_dir=_text(call, "folder") or folder)
+        chosen = _text(call, "folder")
+        inside = os.path.join(chosen, _name(folder)) if chosen else folder
+        self._writer = module.SummaryWriter(log_dir=inside, purge_step=done)
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         self._writer.close()
 
 
@@ -95,32 +111,37 @@ class Wandb:
 
     def __init__(self, call: Call, folder: str, program: str, done: int | None) -> None:
         module = _load("wandb", "wandb")
-        project, name = _text(call, "project") or program, _text(call, "name")
+        project, name = _text(call, "project") or program, _text(call, "name") or _name(folder)
         self._run = module.init(project=project, name=name, dir=folder)
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
         self._run.log(numbers, step=step)
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=1 if failed else 0)
 
 
 class MLflow:
-    """`mlflow(experiment, folder)`."""
+    """`mlflow(experiment, folder)`: a folder gets a data base, since MLflow 3 refuses plain files;
+    an address (`sqlite:///…`, `http://…`) is taken as it is.
+    """
 
     def __init__(self, call: Call, folder: str, program: str, done: int | None) -> None:
         self._module = _load("mlflow", "mlflow")
         store = _text(call, "folder")
+        if store and "://" not in store:
+            os.makedirs(store, exist_ok=True)
+            store = f"sqlite:///{os.path.abspath(store)}/mlflow.db"
         if store:
             self._module.set_tracking_uri(store)
         self._module.set_experiment(_text(call, "experiment") or program)
-        self._module.start_run()
+        self._module.start_run(run_name=_name(folder))
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
         self._module.log_metrics(numbers, step=step)
 
-    def close(self) -> None:
-        self._module.end_run()
+    def close(self, failed: bool) -> None:
+        self._module.end_run("FAILED" if failed else "FINISHED")
 
 
 LOGGERS: dict[str, Any] = {
@@ -129,6 +150,11 @@ LOGGERS: dict[str, Any] = {
     "wandb": Wandb,
     "mlflow": MLflow,
 }
+
+
+def _name(folder: str) -> str:
+    """The name of the run: that of its folder."""
+    return os.path.basename(os.path.abspath(folder))
 
 
 def _text(call: Call, name: str) -> str | None:

@@ -407,7 +407,7 @@ def test_log_says_how_often_and_where_else(
     fake = types.ModuleType("wandb")
     fake.init = lambda **given: types.SimpleNamespace(  # type: ignore[attr-defined]
         log=lambda numbers, step: logged.update({step: numbers}),
-        finish=lambda: logged.update({-1: given}),
+        finish=lambda exit_code: logged.update({-1: {**given, "code": exit_code}}),
     )
     monkeypatch.setitem(sys.modules, "wandb", fake)
     log = 'run.log=[every(2), csv, wandb(project = "mine")]'
@@ -417,7 +417,7 @@ def test_log_says_how_often_and_where_else(
     assert (result.code, result.err) == (0, "")
     assert [line["step"] for line in lines(data / "out")] == [1, 3, 4]
     assert set(logged) == {1, 3, 4, -1}
-    assert logged[-1]["project"] == "mine"
+    assert (logged[-1]["project"], logged[-1]["code"]) == ("mine", 0)
     assert logged[3]["loss/tune"] == lines(data / "out")[1]["loss"]["tune"]
     rows = (data / "out" / "metrics.csv").read_text().splitlines()
     assert rows[0] == "step,name,value"
