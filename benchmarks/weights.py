@@ -13,6 +13,7 @@ with the student in its language, once as a module from Python.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import subprocess
@@ -81,8 +82,12 @@ class Contender:
         self.parts = [data.batches(data.train), data.batches(data.meta)]
         self.net, self.v = student(), weigher()
         self.below, self.above = [*self.net.parameters()], [*self.v.parameters()]
-        self.upper = torch.optim.Adam(self.above, lr=UPPER_LR)
         self.gradient: Tensor | None = None
+
+    @functools.cached_property
+    def upper(self) -> torch.optim.Optimizer:
+        """Made by those who use it: it imports torch._dynamo, 150 MiB."""
+        return torch.optim.Adam(self.above, lr=UPPER_LR)
 
     def next(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A batch below and one above."""
