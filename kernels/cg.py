@@ -141,7 +141,7 @@ def cg(
         )
         if found is not None:
             return found
-    bb = b.double().square().sum()
+    bb = cg_update.squared(b)
     zero = bb == 0
     if b.device.type == "cpu" and bool(zero):
         x0, steps = None, 0
@@ -160,7 +160,7 @@ def cg(
     else:
         solve = cg_update.start(x, r, goal, steps, damping)
     done = _loop(lambda k: solve.advance(matvec, k), solve.state, steps)
-    rr = solve.r.double().square().sum()
+    rr = cg_update.squared(solve.r)
     return solve.x, Info(solve.state[done % 2], solve.history, rr, bb, damping, precond is None)
 
 

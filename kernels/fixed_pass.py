@@ -32,7 +32,7 @@ def functions(program: Program, d: int, dtype: torch.dtype) -> Mapping[str, Any]
     if text is None:
         return None
     try:
-        return native.entries(native.fixed(text), dtype)
+        return native.entries(native.written(f'{text}\n#include "native.c"\n'), dtype)
     except (OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", None) or str(error)
         warnings.warn(

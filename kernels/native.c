@@ -125,7 +125,7 @@ static double least_ritz(const double *steps, long count) {
 #define RUN(f, ...)                                                                      \
     do {                                                                                 \
         struct NAME(vectors) job = {.n = n, __VA_ARGS__};                                \
-        share(NAME(CAT(f, _part)), &job, part_count(n), threads);                        \
+        share(NAME(CAT(f, _part)), &job, part_count(n), n < SMALL ? 1 : threads);        \
     } while (0)
 
 #ifndef ONLY_DOUBLE

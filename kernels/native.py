@@ -28,6 +28,7 @@ from torch import Tensor
 SOURCES = (
     "native.c",
     "native_exp.h",
+    "native_formula.h",
     "native_pass.h",
     "native_pool.h",
     "native_rows.h",
@@ -51,7 +52,7 @@ SIGNATURES: dict[str, tuple[tuple[type, ...], type | None]] = {
     "cg_pass": ((_P, _P, _P, _P, _D, _D, _L, _I, _I, _P, _P), None),
     "cg_step": ((_P, _P, _P, _P, _D, _L, _P, _P, _L, _L, _I), _I),
     "sum_squares": ((_P, _L, _I), _D),
-    "neumann_update": ((_P, _P, _P, _D, _L, _I), None),
+    "neumann_update": ((_P, _P, _P, _D, _L, _I, _P), None),
     "perturb": ((_P, _P, _P, _P, _D, _I, _L, _I), _D),
     "sgd_step": ((_P, _P, _P, _D, _D, _D, _D, _I, _D, _L, _I), None),
     "adam_step": ((_P, _P, _P, _P, _D, _D, _D, _D, _D, _I, _D, _D, _L, _I), None),
@@ -113,27 +114,27 @@ def entries(library: ctypes.CDLL, dtype: torch.dtype) -> dict[str, ctypes._Named
     return found
 
 
-def fixed(ahead: str) -> ctypes.CDLL:
-    """The library compiled once more, at -O3, with definitions ahead of it. There must be a
-    compiler. Raises OSError or SubprocessError where it cannot be built.
+def written(text: str) -> ctypes.CDLL:
+    """A library of C text, compiled at -O3; it may include the sources. There must be a compiler.
+    Raises OSError or SubprocessError where it cannot be built.
     """
     compiler = shutil.which(os.environ.get("BETTYC_CC") or os.environ.get("CC") or "cc")
     if compiler is None:
         raise OSError("no C compiler")
-    return ctypes.CDLL(str(_built(compiler, ahead)))
+    return ctypes.CDLL(str(_built(compiler, text)))
 
 
-def _built(compiler: str, ahead: str = "") -> Path:
-    """The library's path, compiled if it is not there."""
+def _built(compiler: str, text: str = "") -> Path:
+    """The path of the library, or of one of C text, compiled if it is not there."""
     folder = _folder()
     sources = [Path(__file__).with_name(name) for name in SOURCES]
-    parts = [compiler, _version(compiler), _processor(), *FLAGS, *OPTIONAL, ahead]
+    parts = [compiler, _version(compiler), _processor(), *FLAGS, *OPTIONAL, text]
     key = hashlib.sha256("\0".join(parts).encode() + b"".join(s.read_bytes() for s in sources))
     path = folder / f"native-{key.hexdigest()[:20]}.so"
     if not path.exists():
         for optional in OPTIONAL:
             try:
-                _compile(compiler, sources[0], path, optional, ahead)
+                _compile(compiler, sources[0], path, optional, text)
                 break
             except subprocess.CalledProcessError:
                 if optional == OPTIONAL[-1]:
@@ -141,16 +142,16 @@ def _built(compiler: str, ahead: str = "") -> Path:
     return path
 
 
-def _compile(compiler: str, source: Path, path: Path, optional: str, ahead: str) -> None:
+def _compile(compiler: str, source: Path, path: Path, optional: str, text: str) -> None:
     """Into a file of its own first, so that two processes at once do no harm."""
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         made = Path(scratch) / path.name
         flags = [*FLAGS, *filter(None, [optional])]
-        if ahead:
-            written = Path(scratch) / "fixed.c"
-            written.write_text(f'{ahead}\n#include "{source.name}"\n', encoding="utf-8")
+        if text:
+            own = Path(scratch) / "written.c"
+            own.write_text(text, encoding="utf-8")
             flags += ["-O3", f"-I{source.parent}"]
-            source = written
+            source = own
         command = [compiler, *flags, str(source), "-o", str(made), "-lm"]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
         os.replace(made, path)

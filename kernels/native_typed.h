@@ -124,19 +124,26 @@ void NAME(cg_pass)(struct pass *j, const REAL *a, REAL *u, REAL *work, double da
 }
 
 static void NAME(neumann)(REAL *restrict v, REAL *restrict total, const REAL *restrict q, REAL lr, long lo,
-                          long hi) {
-#pragma omp simd
+                          long hi, double *part) {
+    double vq = 0, vv = 0;
+#pragma omp simd reduction(+ : vq, vv)
     for (long j = lo; j < hi; j++) {
         const REAL s = v[j] - lr * q[j];
+        vq += (double)v[j] * q[j];
+        vv += (double)s * s;
         v[j] = s;
         total[j] += s;
     }
+    part[0] = vq, part[1] = vv;
 }
-PART(neumann, NAME(neumann)(j->a, j->b, j->p, j->s[0], lo, hi))
+PART(neumann, NAME(neumann)(j->a, j->b, j->p, j->s[0], lo, hi, j->sums + 2 * t))
 
-/* v -= lr q; total += v. */
-void NAME(neumann_update)(REAL *v, REAL *total, const REAL *q, double lr, long n, int threads) {
-    RUN(neumann, .a = v, .b = total, .p = q, .s = {(REAL)lr});
+/* v -= lr q; total += v. found: v.q before, v.v after. */
+void NAME(neumann_update)(REAL *v, REAL *total, const REAL *q, double lr, long n, int threads, double *found) {
+    double sums[2 * MAX_PARTS];
+    RUN(neumann, .a = v, .b = total, .p = q, .s = {(REAL)lr}, .sums = sums);
+    found[0] = found[1] = 0;
+    for (long t = 0; t < part_count(n); t++) found[0] += sums[2 * t], found[1] += sums[2 * t + 1];
 }
 
 static void NAME(square)(const REAL *restrict v, long lo, long hi, double *part) {

@@ -10,6 +10,7 @@ Lorraine, Vicol, Duvenaud. AISTATS 2020, arXiv:1911.02590, algorithm 3.
 
 from __future__ import annotations
 
+import ctypes
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -23,22 +24,28 @@ if TYPE_CHECKING:
 BLOCK = 1024
 
 
-def neumann_update(v: Tensor, total: Tensor, q: Tensor, lr: float) -> None:
-    """v -= lr q, then total += v, in place. All (n,), contiguous, of one dtype."""
+def neumann_update(v: Tensor, total: Tensor, q: Tensor, lr: float) -> tuple[float, float]:
+    """v -= lr q, then total += v, in place; gives v.q before and v.v after, which waits for the
+    device. All (n,), contiguous, of one dtype.
+    """
     checks.vectors("neumann_update", v=v, total=total, q=q)
     checks.apart("neumann_update", v=v, total=total, q=q)
-    dispatch.run("neumann_update", WAYS, v, v, total, q, lr)
+    found: tuple[float, float] = dispatch.run("neumann_update", WAYS, v, v, total, q, lr)
+    return found
 
 
-def reference(v: Tensor, total: Tensor, q: Tensor, lr: float) -> None:
+def reference(v: Tensor, total: Tensor, q: Tensor, lr: float) -> tuple[float, float]:
     """The two updates in torch."""
+    along = v @ q
     v.add_(q, alpha=-lr)
     total.add_(v)
+    return float(along), float(v @ v)
 
 
-def _native(v: Tensor, total: Tensor, q: Tensor, lr: float) -> None:
-    update = native.function("neumann_update", v.dtype)
-    update(v.data_ptr(), total.data_ptr(), q.data_ptr(), lr, v.numel(), native.threads())
+def _native(v: Tensor, total: Tensor, q: Tensor, lr: float) -> tuple[float, float]:
+    update, found = native.function("neumann_update", v.dtype), (ctypes.c_double * 2)()
+    update(v.data_ptr(), total.data_ptr(), q.data_ptr(), lr, v.numel(), native.threads(), found)
+    return found[0], found[1]
 
 
 @jit
@@ -51,12 +58,14 @@ def neumann_update_kernel(v, total, q, lr: tl.float64, n, BLOCK: tl.constexpr):
     tl.store(total + o, tl.load(total + o, mask=m, other=0.0) + b_v, mask=m)
 
 
-def launch(v: Tensor, total: Tensor, q: Tensor, lr: float) -> None:
+def launch(v: Tensor, total: Tensor, q: Tensor, lr: float) -> tuple[float, float]:
     """One program per block."""
+    along = v @ q
     if v.numel():
         neumann_update_kernel[(-(-v.numel() // BLOCK),)](
             v, total, q, lr, v.numel(), BLOCK=BLOCK, num_warps=4
         )
+    return float(along), float(v @ v)
 
 
 WAYS = {"torch": reference, "native": _native, "triton": launch}

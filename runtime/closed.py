@@ -18,16 +18,17 @@ import linecache
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from bettyc import emit
-from bettyc.calculus.hoist import cut_detached, hoist, restored
+from bettyc.calculus.hoist import Hoisted, cut_detached, hoist, restored
 from bettyc.calculus.products import Opaque, directions, gradient, product
 from bettyc.calculus.simplify import simplify
 from bettyc.calculus.turn import turn
+from bettyc.emit_c import Place
 from bettyc.expr import Graph, Node
 from bettyc.kernels.one_pass import Pass, one_pass
 from bettyc.kernels.rows import rows
@@ -38,7 +39,8 @@ from bettyc.ops import OPS
 from bettyc.ops.control import is_opaque
 from bettyc.ops.term import Term
 from bettyc.plan import updates
-from bettyc.runtime import domains, passes
+from bettyc.runtime import compiled, domains, passes
+from bettyc.runtime.compiled import Native
 from bettyc.runtime.layout import Slot
 from bettyc.runtime.link import Linked
 from bettyc.runtime.naming import argument, plain, source
@@ -73,6 +75,7 @@ class Written(NamedTuple):
         return (found,) if self.single else found or ()
 
 
+Function: TypeAlias = Written | Native
 NOTHING = Written(lambda: (), lambda *_: (), False, "")
 NONE: Mapping[int, Any] = {}
 
@@ -90,10 +93,11 @@ class Closed:
         plan = linked.plan
         self._steps = updates(plan.program, level.name) if plan.opt > 1 else 0
         self.texts: dict[str, str] = {}  # of the functions written so far, by name
-        self._gradients: dict[tuple[str, ...], Written] = {}
-        self._products: dict[tuple[str, ...], tuple[Written, ...]] = {}
-        self._slope: tuple[Written, Written] | None = None
-        self._nearby: dict[tuple[str, ...], tuple[Written, Written]] = {}
+        self._gradients: dict[tuple[str, ...], Function] = {}
+        self._products: dict[tuple[str, ...], tuple[Function, ...]] = {}
+        self._slope: tuple[Function, Function] | None = None
+        self._nearby: dict[tuple[str, ...], tuple[Function, Function]] = {}
+        self._in_c = self._steps >= compiled.REPAID and compiled.available(linked)
 
     def _leaves(self, level: str) -> list[tuple[Slot, int]]:
         """The trainable variables of a level that the objective reads, in the buffer's order."""
@@ -163,7 +167,15 @@ class Closed:
         before, function = self._slope or self.write_slope()
         own = theta[self.level]
         out = self.memory(theta, [self.level])
-        inputs = function.inputs(theta, frame, before.at(theta, frame), None, out)
+        fixed = before.at(theta, frame)
+        if isinstance(function, Native):
+
+            def compiled_slope() -> Tensor:
+                parts = function.at(theta, frame, fixed, None, out)
+                return self._collected(theta, [self.level], parts, out)[self.level]
+
+            return compiled_slope
+        inputs = function.inputs(theta, frame, fixed, None, out)
         call, slots = function.call, self.leaves[self.level]
         made = function.bound(*inputs) if function.bound and own.is_contiguous() else None
         if isinstance(made, Pass) and slots[0][0].stop - slots[0][0].start == own.numel():
@@ -182,24 +194,91 @@ class Closed:
             return lambda: call(*inputs).reshape(-1)  # type: ignore[no-any-return]
         return lambda: self._packed(self.level, call(*inputs) if slots else None, own)
 
-    def write_slope(self) -> tuple[Written, Written]:
+    def write_slope(self) -> tuple[Function, Function]:
         """Write what `slope` runs, once."""
         if self._slope is None:
             self._slope = self._written_slope()
         return self._slope
 
-    def _written_slope(self) -> tuple[Written, Written]:
+    def _written_slope(self) -> tuple[Function, Function]:
         own = [index for _, index in self.leaves[self.level]]
         parts = gradient(self.graph, self.root, own)
         assert not isinstance(parts, Opaque)
         regions: dict[int, Region] = {}
         hoisted = hoist(self.graph, parts, own, self._in_one_pass(own, regions))
         name, fixed = plain(self.level), hoisted.prologue
+        if self._in_c and not (
+            len(own) == 1 and passes.is_whole(self.graph, hoisted.roots, own[0])
+        ):
+            plainly = hoist(self.graph, parts, own)
+            made = self._both_in_c(f"{name}_held", f"{name}_slope", plainly, [self.level])
+            if made is not None:
+                return made
         before = self._before(f"{name}_held", fixed)
         titles = emit.titles(self.graph, fixed)
         return before, self._compiled(
             f"{name}_slope", hoisted.roots, titles, {}, regions, own, [self.level]
         )
+
+    def _both_in_c(
+        self, before: str, name: str, hoisted: Hoisted, wrt: Sequence[str]
+    ) -> tuple[Native | Written, Native] | None:
+        """The function that runs once and the one that runs often, compiled; None where one of them
+        cannot be.
+        """
+        given = compiled.placed(self.graph, hoisted.prologue, self.linked.sizes)
+        first = self._before_in_c(before, hoisted.prologue, given)
+        often = first and self._compiled_in_c(name, hoisted.roots, given, {}, wrt)
+        return (first, often) if first and often else None
+
+    def _before_in_c(
+        self, name: str, nodes: Sequence[int], places: Mapping[int, Place]
+    ) -> Native | Written | None:
+        """A function that computes nodes once, compiled. places: of what stands for them later, in
+        their order.
+        """
+        if not nodes:
+            return NOTHING
+        into = [('out["fixed"]', at) for _, at in places.values()]
+        return self._compiled_in_c(name, nodes, {}, {}, (), into)
+
+    def _compiled_in_c(
+        self,
+        name: str,
+        outputs: Sequence[int],
+        given: Mapping[int, Place],
+        slices: Mapping[int, Slot],
+        wrt: Sequence[str],
+        packed: Sequence[Place] = (),
+    ) -> Native | None:
+        """As `_compiled`. given: places of nodes in `fixed`. packed: places of the outputs in one
+        tensor that the function makes.
+        """
+        name = self._unused(name)
+        into: list[Place | None] = list(packed)
+        if not packed:
+            for level in wrt:
+                for slot, _ in self.leaves[level]:
+                    joined = self._joined(level)
+                    into.append((f'out["{level}"]', slot.start) if joined else None)
+            into = [*[None] * (len(outputs) - len(into)), *into]
+
+        def leaf(index: int, node: Node) -> Place:
+            if index in slices:
+                return "v", slices[index].start
+            if node.op == "var":
+                slot = self.linked.layouts[node.attr("level")].slot(node.attr("name"))
+                transformed = slot.domain is not None and slot.domain.name in domains.TRANSFORMED
+                if slot.trainable and (node.attr("free") or not transformed):
+                    return f'theta["{node.attr("level")}"]', slot.start
+            return self._source(node), 0
+
+        made = compiled.write(
+            self.linked, self.graph, name, outputs, leaf, given, into, bool(packed)
+        )
+        if made is not None:
+            self.texts[name] = made.text
+        return made
 
     def _before(self, name: str, nodes: Sequence[int]) -> Written:
         """A function that computes nodes once."""
@@ -244,43 +323,54 @@ class Closed:
 
         return gradients
 
-    def write_nearby(self, wrt: tuple[str, ...]) -> tuple[Written, Written]:
+    def write_nearby(self, wrt: tuple[str, ...]) -> tuple[Function, Function]:
         """Write what `nearby` runs, once."""
         if wrt not in self._nearby:
             self._nearby[wrt] = self._written_nearby(wrt)
         return self._nearby[wrt]
 
-    def _written_nearby(self, wrt: tuple[str, ...]) -> tuple[Written, Written]:
+    def _written_nearby(self, wrt: tuple[str, ...]) -> tuple[Function, Function]:
         parts = gradient(self.graph, self.root, [i for level in wrt for _, i in self.leaves[level]])
         assert not isinstance(parts, Opaque)
         own = [index for _, index in self.leaves[self.level]]
         cut, held = cut_detached(self.graph, parts, own)
-        regions: dict[int, Region] = {}
-        hoisted = hoist(self.graph, cut, own, self._in_one_pass(own, regions))
         # A held value stands for what it cuts off: it is computed beforehand, from theta.
         known = {leaf: index for index, leaf in held.items()}
+        name = plain(self.level)
+        if self._in_c:
+            plainly = hoist(self.graph, cut, own)
+            stands = [*plainly.prologue, *known]
+            given = compiled.placed(self.graph, stands, self.linked.sizes)
+            ahead = restored(self.graph, stands, known)
+            first = self._before_in_c(f"{name}_around", ahead, given)
+            often = first and self._compiled_in_c(f"{name}_nearby", plainly.roots, given, {}, wrt)
+            if first and often:
+                return first, often
+        regions: dict[int, Region] = {}
+        hoisted = hoist(self.graph, cut, own, self._in_one_pass(own, regions))
         fixed = hoisted.prologue
         before = restored(self.graph, [*fixed, *known], known)
         titles = emit.titles(self.graph, fixed) | {n: f"held_{k}" for k, n in enumerate(known)}
-        name = plain(self.level)
         return (
             self._compiled(f"{name}_around", before) if before else NOTHING,
             self._compiled(f"{name}_nearby", hoisted.roots, titles, {}, regions, wrt=wrt),
         )
 
-    def write_gradients(self, wrt: tuple[str, ...]) -> Written:
+    def write_gradients(self, wrt: tuple[str, ...]) -> Function:
         """Write what `gradients` runs, once."""
         if wrt not in self._gradients:
             self._gradients[wrt] = self._written_gradients(wrt)
         return self._gradients[wrt]
 
-    def _written_gradients(self, wrt: tuple[str, ...]) -> Written:
+    def _written_gradients(self, wrt: tuple[str, ...]) -> Function:
         indices = [index for level in wrt for _, index in self.leaves[level]]
         parts = gradient(self.graph, self.root, indices)
         assert not isinstance(parts, Opaque)
         roots = [*simplify(self.graph, [self.root]), *parts]
-        found = rewrite(self.graph, roots, (), self.linked.sizes)
         name = f"{plain(self.level)}_gradient"
+        if self._in_c and (made := self._compiled_in_c(name, roots, {}, {}, wrt)):
+            return made
+        found = rewrite(self.graph, roots, (), self.linked.sizes)
         roots = turn(self.graph, found.roots)
         return self._compiled(name, roots, {}, {}, found.regions, wrt=wrt)
 
@@ -289,13 +379,13 @@ class Closed:
         key = tuple(into)
         return ClosedProducts(self, theta, frame, key, self.write_products(key))
 
-    def write_products(self, into: tuple[str, ...]) -> tuple[Written, ...]:
+    def write_products(self, into: tuple[str, ...]) -> tuple[Function, ...]:
         """Write what `products` runs, once: (prologue, H v, cross terms)."""
         if into not in self._products:
             self._products[into] = self._written_products(into)
         return self._products[into]
 
-    def _written_products(self, into: tuple[str, ...]) -> tuple[Written, ...]:
+    def _written_products(self, into: tuple[str, ...]) -> tuple[Function, ...]:
         own = [index for _, index in self.leaves[self.level]]
         along = directions(self.graph, own)
         slices = {
@@ -314,6 +404,13 @@ class Closed:
         roots, fixed = hoisted.roots, hoisted.prologue
         titles = emit.titles(self.graph, fixed)
         name = plain(self.level)
+        whole = len(moving) == 1 and passes.is_whole(self.graph, roots[:count], moving[0])
+        if self._in_c and not whole:
+            made = self._products_in_c(
+                hoist(self.graph, [*second, *cross], moving), count, slices, into
+            )
+            if made is not None:
+                return made
         return (
             self._before(f"{name}_fixed", fixed),
             self._compiled(
@@ -329,6 +426,21 @@ class Closed:
             if others
             else NOTHING,
         )
+
+    def _products_in_c(
+        self, hoisted: Hoisted, count: int, slices: Mapping[int, Slot], into: tuple[str, ...]
+    ) -> tuple[Function, ...] | None:
+        """As `_written_products`. count: how many of the roots are the Hessian product."""
+        name, roots, fixed = plain(self.level), hoisted.roots, hoisted.prologue
+        given = compiled.placed(self.graph, fixed, self.linked.sizes)
+        first = self._before_in_c(f"{name}_fixed", fixed, given)
+        second = first and self._compiled_in_c(
+            f"{name}_hessian_product", roots[:count], given, slices, [self.level]
+        )
+        cross: Function | None = NOTHING
+        if second and roots[count:]:
+            cross = self._compiled_in_c(f"{name}_cross", roots[count:], given, slices, into)
+        return (first, second, cross) if first and second and cross else None
 
     def _compiled(
         self,
@@ -425,7 +537,7 @@ class ClosedProducts:
         theta: Theta,
         frame: Frame,
         into: tuple[str, ...],
-        functions: tuple[Written, ...],
+        functions: tuple[Function, ...],
     ) -> None:
         self.into = into
         self.count = 0

@@ -21,6 +21,7 @@ import math
 import torch
 from torch import Tensor
 
+from bettyc.kernels.neumann_update import neumann_update
 from bettyc.runtime.report import SolveError
 from bettyc.runtime.strategies.system import Solution, System, not_finite, rayleigh
 from bettyc.strategies import Neumann
@@ -67,19 +68,17 @@ def series(system: System, lr: float, terms: int) -> tuple[Tensor, float] | None
     """The truncated series and the least Rayleigh quotient of its terms; None where a term grows
     although no curvature is negative, or beyond GROWTH times the first.
     """
-    term = system.rhs
-    first = size = float(term.norm())
+    term = system.rhs.clone(memory_format=torch.contiguous_format)
+    first = size = float(torch.linalg.vector_norm(term))
     total, least = term.clone(), math.inf
     for _ in range(terms - 1):
-        h_term = system.product(term)
+        along, square = neumann_update(term, total, system.product(term).contiguous(), lr)
         if size:
-            least = min(least, float(term @ h_term) / size**2)
-        term = torch.add(term, h_term, alpha=-lr)
-        size = float(term.norm())
+            least = min(least, along / size**2)
+        size = math.sqrt(square)
         # For a symmetric H with eigenvalues in [0, 2/lr] no term is larger than the one before.
         if not size <= first * (GROWTH if least < 0 else 1 + 1e-3):
             return None
-        total.add_(term)
     return total.mul_(lr), least
 
 

@@ -73,7 +73,7 @@ def test_what_cannot_be_compiled_is_interpreted(draw, monkeypatch):
     def broken(ahead):
         raise OSError("disk full")
 
-    monkeypatch.setattr(native, "fixed", broken)
+    monkeypatch.setattr(native, "written", broken)
     fixed_pass.functions.cache_clear()
     x, v, y = draw(70, 3), draw(3), draw(70)
     panels.keep(x)

@@ -23,11 +23,14 @@ BOUND = {torch.float64: 1e-14, torch.float32: 1e-6}
 def test_neumann_update(way, guard, draw, close, n, dtype):
     v, total, q = (draw(n).to(dtype) for _ in range(3))
     got_v, got_total, kept = guard(v), guard(total), guard(q)
-    neumann_update(got_v, got_total, kept, 0.3)
+    along, square = neumann_update(got_v, got_total, kept, 0.3)
     want = v.double() - 0.3 * q.double()
     close(got_v, want, BOUND[dtype])
     close(got_total, total.double() + want, BOUND[dtype])
     assert torch.equal(kept.cpu(), q)
+    size = float(v.double().norm() * q.double().norm())
+    assert abs(along - float(v.double() @ q.double())) <= BOUND[dtype] * size
+    assert square == pytest.approx(float(want @ want), rel=10 * BOUND[dtype])
 
 
 def test_neumann_series_reaches_the_inverse(way, device, guard, draw, close):

@@ -84,9 +84,9 @@ class LastStep:
         return moved
 
 
-def torch_steps(name, options, start, gradient, count):
+def torch_steps(name, options, start, gradient, count, lr):
     w = start.clone()
-    optimizer = TORCH[name]([w], lr=0.05, **options)
+    optimizer = TORCH[name]([w], lr=lr, **options)
     for _ in range(count - 1):
         w.grad = gradient(w)
         optimizer.step()
@@ -106,10 +106,13 @@ def test_sama_equals_autograd_through_the_last_torch_step(double, count, name, o
     def gradient(w):
         return h @ w + shift
 
-    last = torch_steps(name, options, start, gradient, count)
+    # Around the solution rmsprop divides rounding by rounding, which no two processors do alike: a
+    # thousand steps are small ones, and end before it.
+    lr = 0.05 if count < 1000 else 0.001
+    last = torch_steps(name, options, start, gradient, count, lr)
     g = gradient(last.before).requires_grad_()
     moved = last.step(g.detach() if name == "sgd" else g)
-    steps = recorded(name, options, count, start)
+    steps = recorded(name, options, count, start, lr)
     end = after(problem, steps)
     assert relative(end.theta["low"], moved.detach()) < 1e-7
     a = end.theta["low"] - (problem.theta["low"] - problem.extra["a"])
