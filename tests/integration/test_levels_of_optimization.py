@@ -12,7 +12,7 @@ import torch
 
 import bettyc
 from bettyc.kernels import native
-from bettyc.runtime import passes
+from bettyc.runtime import compiled, passes
 from bettyc.runtime.run import Run
 
 TOLERANCE = 1e-9
@@ -78,9 +78,10 @@ def text(settings: str, **changes: str) -> str:
 
 
 @pytest.fixture(autouse=True)
-def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """At -O2 whatever can be compiled is, also where so few steps do not repay it."""
     monkeypatch.setattr(passes, "REPAID", 1)
+    monkeypatch.setattr(compiled, "REPAID", 0)
 
 
 def begun(program: str, given: dict[str, dict[str, torch.Tensor]] | None = None) -> list[Run]:
@@ -193,6 +194,43 @@ def test_steps_that_are_compiled() -> None:
         assert isinstance(slope, passes.Slope)
         fixed.append(slope._pass._fixed is not None)
     assert fixed == [False, True]
+
+
+NETWORK = """
+mlo 0.1
+dim n, m, d, C = 3
+data train : { x: real[n, d], y: int<C>[n] } from memory()
+data val   : { x: real[m, d], y: int<C>[m] } from memory()
+level fit {
+  module net = mlp([d, 7, C])
+  draw s from train(batch = 9)
+  let losses = xent(net(s.x), s.y)
+  minimize mean(weigh.v(detach(losses)[:, new])[:, 0] * losses) + 0.01 * sumsq(params(net))
+  optimizer = sgd(lr = 0.1)  hypergrad = %s
+}
+level weigh {
+  module v = mlp([1, 5, 1], out = sigmoid)
+  minimize mean(xent(fit*.net(val.x), val.y))
+  optimizer = adam(lr = 0.01)
+}
+run { steps = 4  precision = fp64 }
+"""
+
+
+@pytest.mark.parametrize("strategy", ["finite_diff", "cg(iters = 4, damping = 1)", "neumann"])
+def test_networks_that_are_compiled(strategy: str) -> None:
+    """A network and its weight net: all that they run is C at -O2, and prints as C."""
+    if not compiled.blas.gemm(torch.float64) or native.library() is None:
+        pytest.skip("no compiler, or no BLAS for it")
+    runs = begun(NETWORK % strategy)
+    agree(runs, 1e-7 if strategy == "finite_diff" else TOLERANCE)
+    form = runs[2].stages["fit"].objective.closed
+    assert form is not None
+    made = [*form._gradients.values(), *(f for fs in form._products.values() for f in fs)]
+    made += [f for fs in form._nearby.values() for f in fs]
+    assert len(made) >= 2
+    assert all(isinstance(f, compiled.Native) for f in made)
+    assert all("GEMM *gemm" in text for text in form.texts.values())
 
 
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
