@@ -112,7 +112,8 @@ def _level(
         patterns(freeze),
         str(f.curvature),
         f.curvature.convex,
-        f.curvature.mu,
+        # beside what is not convex mu is a damping, and bounds nothing
+        f.curvature.mu if f.curvature.convex else None,
         f.size,
         made.totals[f.name],
         _dropped(h, f, made),

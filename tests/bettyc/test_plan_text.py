@@ -167,3 +167,23 @@ def test_plans_are_the_same_bytes_under_every_hash_seed() -> None:
 
     assert len(outputs) == 1
     assert len(next(iter(outputs))) > 5000
+
+
+def test_a_square_beside_what_is_not_convex_promises_no_convexity() -> None:
+    """The second derivative of -5 cos(cos(w)) + w^2 / 10 is -4.0 at 0: a bound by 0.2 would be false."""
+    plan = plan_of("""
+level fit {
+  var w : real = 0.1
+  minimize -5 * cos(cos(w)) + 0.1 * (w - tune.a)^2
+  optimizer = sgd(lr = 0.01)
+  hypergrad = cg
+}
+level tune {
+  var a : real = 0
+  minimize (fit*.w - 1)^2
+  optimizer = adam(lr = 0.1)
+}
+""")
+
+    assert plan.level("fit").mu is None
+    assert "strongly convex" not in text(plan)
