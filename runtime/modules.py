@@ -1,7 +1,9 @@
 """Networks from Python, called as functions of one flat parameter tensor.
 
-The module itself only holds the structure: parameters and buffers are passed in at each call
-(`torch.func.functional_call`), so several levels, replicas and finite-difference copies share it.
+The module itself only holds the structure: parameters and buffers are passed in at each call, as
+`torch.func.functional_call` does, so several levels, replicas and finite-difference copies share
+it. That function looks for the places of all tensors anew in every call, which takes longer than a
+small network; here they are looked for once.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from bettyc.failures import CallbackError, RunError
 from bettyc.runtime.layout import plainly
@@ -42,6 +43,7 @@ class Network:
         self.shapes = [tuple(p.shape) for p in module.parameters()]
         self.sizes = [math.prod(shape) for shape in self.shapes]
         self.buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
+        self._places = _places(module)
 
     def parameters(self, flat: Tensor) -> dict[str, Tensor]:
         """Named views of the flat tensor."""
@@ -54,6 +56,20 @@ class Network:
     def state(self, flat: Tensor) -> dict[str, Tensor]:
         """The same under the names that the module itself has for them."""
         return dict(zip(self._own_names, self.parameters(flat).values(), strict=True))
+
+    @contextmanager
+    def holding(self, state: Mapping[str, Tensor]) -> Iterator[nn.Module]:
+        """The module with these tensors in the place of its own, for one call."""
+        before = []
+        try:
+            for name, tensor in state.items():
+                for tensors, key in self._places[name]:
+                    before.append((tensors, key, tensors[key]))
+                    tensors[key] = tensor
+            yield self.module
+        finally:
+            for tensors, key, tensor in reversed(before):
+                tensors[key] = tensor
 
     def caller(self, train: bool) -> Caller:
         return Caller(self, train)
@@ -68,6 +84,22 @@ class Network:
             for name, value in buffers.items():
                 self.module.get_buffer(name).copy_(value)
         return self.module
+
+
+def _places(module: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
+    """Where the tensors of a module stand, by the name that it has for them: in a dictionary of one
+    of its parts, a tied one in several.
+    """
+    names: dict[int, str] = {}
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        names.setdefault(id(tensor), name)
+    found: dict[str, list[tuple[dict[str, Any], str]]] = {name: [] for name in names.values()}
+    for part in module.modules():
+        for tensors in (part._parameters, part._buffers):
+            for key, tensor in tensors.items():
+                if tensor is not None:
+                    found[names[id(tensor)]].append((tensors, key))
+    return found
 
 
 @contextmanager
@@ -113,8 +145,12 @@ class Caller:
         if buffers:
             state |= buffers
         try:
-            with _quiet(network.compiled), recomputing(network.forgetful):
-                return functional_call(network.module, state, inputs)
+            with (
+                _quiet(network.compiled),
+                recomputing(network.forgetful),
+                network.holding(state) as module,
+            ):
+                return module(*inputs)
         except Exception as error:
             raise raised_in(network.key, error) from error
 

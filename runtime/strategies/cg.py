@@ -62,7 +62,7 @@ def solve(system: System, options: CG) -> Solution:
         undamped, damped, rate = info.certificate
         relative, least = damped / size, rate if least is None else least
     elif system.certify:
-        left = a - system.product(u)
+        left = a - system.certificate(u)
         relative, undamped = float((left - damping * u).norm()) / size, float(left.norm())
         least = rayleigh(u, a - left) if least is None else least
     elif not damping:

@@ -49,7 +49,7 @@ def solve(system: System, options: Neumann) -> Solution:
             " use minres, or bring the level closer to its minimum by a smaller learning rate"
         )
     u, least = found
-    h_u = system.product(u) if system.certify else None
+    h_u = system.certificate(u) if system.certify else None
     if h_u is not None:
         least = min(least, rayleigh(u, h_u) or least)
     if least < 0 and not note:

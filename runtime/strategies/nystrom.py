@@ -33,7 +33,7 @@ def solve(system: System, options: Nystrom) -> Solution:
     if not bool(torch.isfinite(core).all()):
         raise not_finite(system.level)
     u = (a - c @ (_pinv(core) @ (c.T @ a))) / options.damping
-    h_u = system.product(u) if system.certify else None
+    h_u = system.certificate(u) if system.certify else None
     negative = float(torch.linalg.eigvalsh(w)[0]) < -1e-6 * float(w.norm())
     note = "indefinite Hessian: the sketch does not bound it; use minres" if negative else ""
     return Solution(

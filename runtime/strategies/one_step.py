@@ -17,5 +17,5 @@ def solve(system: System, options: OneStep) -> Solution:
     u = system.learning_rate() * system.rhs
     if not system.certify:
         return Solution(u)
-    h_u = system.product(u)
+    h_u = system.certificate(u)
     return Solution(u, residual=float((h_u - system.rhs).norm()), min_ritz=rayleigh(u, h_u))

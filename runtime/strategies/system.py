@@ -102,6 +102,13 @@ class System:
         dtype = self.theta[self.level].dtype
         return self.products.hvp(v.to(dtype)).to(v.dtype)
 
+    def certificate(self, u: Tensor) -> Tensor:
+        """H u of the solution in its precision, together with the cross terms where one backward
+        gives both.
+        """
+        found = getattr(self.products, "certificate", self.products.hvp)
+        return found(u.to(self.theta[self.level].dtype)).to(u.dtype)  # type: ignore[no-any-return]
+
     def for_solver(self) -> Callable[[Tensor], Tensor]:
         """`product`, or what computes it without autograd or formulas in between."""
         direct = getattr(self.products, "for_solver", None)

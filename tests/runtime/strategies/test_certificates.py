@@ -274,3 +274,25 @@ def test_ma_soba_averages_the_whole_direction():
         d = direction if d is None else 0.75 * d + 0.25 * direction
         assert relative(found.grad, d) < 1e-12
         u, memory = u - 0.4 * (h @ u - a), found.memory
+
+
+def test_the_certificate_brings_the_cross_terms(monkeypatch):
+    """One backward gives both; a direction that was changed since, or another one, gets its own."""
+    problem = away(two_levels(spd(6, 10, seed=1), uppers=6))
+    objective, frame = problem.objectives["low"], problem.frames["low"]
+    calls = []
+    back = Products._back
+    monkeypatch.setattr(
+        Products,
+        "_back",
+        lambda self, inputs, v: calls.append(len(inputs)) or back(self, inputs, v),
+    )
+    made = Products(objective, problem.theta, frame, ("up",))
+    u = normal(6, seed=5)
+    h_u, crossed = made.certificate(u), made.cross(u)["up"]
+    assert calls == [2]
+    assert relative(h_u, made.hvp(u)) < 1e-14
+    assert relative(crossed, made.cross(u.clone())["up"]) < 1e-14
+    u.mul_(2)
+    assert relative(made.cross(u)["up"], 2 * crossed) < 1e-14
+    assert calls == [2, 1, 1, 1]
