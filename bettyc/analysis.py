@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bettyc import gradients, lints
+from bettyc import gradients, lints, sampling
 from bettyc.diagnostics.model import Diagnostic, Edit, Label, Suggestion
 from bettyc.diagnostics.registry import report
 from bettyc.diagnostics.span import Span
@@ -32,7 +32,7 @@ def check(
 ) -> list[Diagnostic]:
     """Everything wrong with a program whose names, types and hierarchy are right."""
     flow = gradients.Flow(model, graph, spans)
-    found = gradients.check(flow, hierarchy)
+    found = sampling.missing(model) or gradients.check(flow, hierarchy)
     if any(d.severity == "error" for d in found):
         return found
     facts = gather(model, graph, hierarchy)
@@ -41,6 +41,7 @@ def check(
     for f in facts.values():
         found += _curvature(f, graph, spans)
         found += _strategy(f, facts, model, hierarchy)
+        found += sampling.check(f, model, graph, hierarchy)
         found += _start(f, model, hierarchy)
         found += _batch_sum(f, model, graph, spans)
     found += _same_data(model, graph, hierarchy, unit)

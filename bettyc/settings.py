@@ -110,19 +110,23 @@ BLOCKS = {"level": LEVEL, "run": RUN}
 @dataclass(frozen=True)
 class Field:
     """An argument of an optimizer, strategy, schedule ...: its type and default; `required`
-    without one.
+    without one. words: what one that is a word may be, where there are few.
     """
 
     name: str
     type: Any
     default: Value
     required: bool = False
+    words: tuple[str, ...] = ()
 
 
 def _fields(cls: type) -> tuple[Field, ...]:
     hints = typing.get_type_hints(cls)
     defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(cls)}
-    return tuple(Field(name, hints[name], default) for name, default in defaults.items())
+    words: Mapping[str, tuple[str, ...]] = getattr(cls, "words", {})
+    return tuple(
+        Field(n, hints[n], value, False, words.get(n, ())) for n, value in defaults.items()
+    )
 
 
 @cache
@@ -181,6 +185,8 @@ RANGES: dict[str, tuple[str, Any]] = {
     "steps": ("at least 0", lambda v: v >= 0),
     "truncate": ("at least 0", lambda v: v >= 0),
     "rank": ("at least 1", lambda v: v >= 1),
+    "samples": ("at least 1", lambda v: v >= 1),
+    "sigma": ("positive", lambda v: v > 0),
     "betas": ("two numbers in [0, 1)", lambda v: len(v) == 2 and all(0 <= b < 1 for b in v)),
     "n": ("at least 1", lambda v: v >= 1),
     "every": ("at least 1", lambda v: v >= 1),
@@ -504,7 +510,7 @@ class Checker:
     def _argument(
         self, where: str, path: str, field: Field, value: Value, span: Span
     ) -> tuple[bool, Value]:
-        if isinstance(value, Formula) and field.type is float:
+        if isinstance(value, Formula) and field.type in (float, float | None):
             return True, value
         if (where, field.name) == ("schedule", "schedules"):
             return self._schedules(path, value, span)
@@ -533,6 +539,9 @@ class Checker:
             good = isinstance(value, expected)
         if not good:
             self._range(path, value, span, f"a {_noun(field.type)}")
+            return False, value
+        if field.words and value not in field.words:
+            self._strange(field.name, str(value), field.words, span)
             return False, value
         text, holds = RANGES.get(field.name, ("", None))
         if (where, field.name) in ZERO_IS_AUTO and value == 0:

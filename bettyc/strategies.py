@@ -139,6 +139,17 @@ class ZerothOrder:
 
 
 @dataclass(frozen=True)
+class Score:
+    """REINFORCE through what the level samples, and `unroll` through its updates"""
+
+    log_prob: float | None = None  # a formula: of what the level drew for one gradient
+    samples: int = 10
+    baseline: str = "leave_one_out"
+    needs: ClassVar[str] = "trajectory"
+    words: ClassVar[dict[str, tuple[str, ...]]] = {"baseline": ("none", "leave_one_out")}
+
+
+@dataclass(frozen=True)
 class SingleLoop:
     """one step of the linear system per step of the levels; rule is "soba" or "ma_soba" """
 
@@ -201,6 +212,7 @@ STRATEGIES: dict[str, type[Any]] = {
     "single_loop": SingleLoop,
     "penalty": Penalty,
     "zeroth_order": ZerothOrder,
+    "score": Score,
     "danskin": Danskin,
     "none": Frozen,
 }

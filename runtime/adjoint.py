@@ -29,7 +29,7 @@ from bettyc.runtime.products import gradients
 from bettyc.runtime.report import Hypergradient, Report, SolveError
 from bettyc.runtime.slope import reason, replica, together
 from bettyc.runtime.strategies import COMPAT, PULLS, SOLVES, WHOLE, cg_replicas, single_loop
-from bettyc.runtime.strategies.system import Pulled, Solution, System, Trajectory
+from bettyc.runtime.strategies.system import Pulled, Sampling, Solution, System, Trajectory
 from bettyc.strategies import CG, STRATEGIES, SingleLoop, name_of
 
 
@@ -42,7 +42,7 @@ class Lower:
     scale: positive approximation of diag(H) from the optimizer's state, shape of theta[level].
     trajectory: the recorded inner steps, for the strategies that replay them.
     reduced: what to differentiate in place of the level's objective, where its curvature is total.
-    compat, jacobian: see `System`.
+    sampling, compat, jacobian: see `System`.
     """
 
     strategy: Any
@@ -51,6 +51,7 @@ class Lower:
     scale: Tensor | None = None
     trajectory: Trajectory | None = None
     reduced: Objective | None = None
+    sampling: Sampling | None = None
     compat: str = ""
     jacobian: Tensor | None = None
 
@@ -179,6 +180,8 @@ def sweep(
             warm={k.removeprefix(prefix): v for k, v in memory.items() if k.startswith(prefix)},
             trajectory=lower.trajectory,
             upper=_upper(root, level, objectives, theta, frames) if known else None,
+            loss=_loss(root, level, objectives, theta, frames) if known else None,
+            sampling=lower.sampling,
             certify=certify,
             compat=lower.compat,
             jacobian=lower.jacobian,
@@ -230,6 +233,20 @@ def _upper(
         return found[level], found[root]
 
     return derivatives
+
+
+def _loss(
+    root: str,
+    level: str,
+    objectives: Mapping[str, Objective],
+    theta: Mapping[str, Tensor],
+    frames: Mapping[str, Frame],
+) -> Callable[[Tensor], Tensor]:
+    def value(own: Tensor) -> Tensor:
+        with torch.no_grad():
+            return objectives[root]({**theta, level: own}, frames[root])
+
+    return value
 
 
 def _moving_average(lowers: Mapping[str, Lower], pulls: Sequence[Pull]) -> float | None:

@@ -5,7 +5,7 @@ connected.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ from bettyc.runtime.recompute import parts
 from bettyc.runtime.seeds import seed_of
 from bettyc.runtime.stage import Stage
 from bettyc.runtime.state import State
+from bettyc.runtime.strategies.system import Sampling
 from bettyc.strategies import STRATEGIES
 from bettyc.types import Record, bind, number
 from bettyc.types import Tensor as TensorType
@@ -179,13 +180,31 @@ class _Assembler:
             p.name for p in self.plan.levels if STRATEGIES[p.strategy.name].needs == "trajectory"
         }
         task = self.tasks.get(level.name)
-        return Stage(
+        stage = Stage(
             self.linked, level, self.state, formula, feed, options,
             seed=self.seed,
             replicas=None if task is None else task.size,
             recorded=level.name in recording,
             movable=not recording,
         )  # fmt: skip
+        log_prob = plan.strategy.get("log_prob")
+        if isinstance(log_prob, FormulaValue):
+            stage.sampling = self._sampling(level, log_prob.node)
+        return stage
+
+    def _sampling(self, level: Level, node: int) -> Sampling:
+        """The log-probability of what a level has drawn, and a way to draw again."""
+        log_prob = build(self.linked, plain(f"{level.name}_log_prob"), level.name, [node])
+        names = dict.fromkeys(name for name, _ in leaves(self.linked.graph, [node])["batch"])
+        draws = [self.draws[name] for name in names if callable(self.draws[name].source)]
+
+        def redraw(frame: Frame, number: int) -> Frame:
+            columns = dict(frame.columns)
+            for draw in draws:
+                columns |= draw.another(number)
+            return replace(frame, columns=columns)
+
+        return Sampling(log_prob, redraw)
 
     def _option(
         self, level: Level, option: str, node: int

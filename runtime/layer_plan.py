@@ -159,7 +159,7 @@ def _check(one: LevelPlan) -> None:
     strategy = one.strategy
     rule = strategy.get("rule")
     bome = strategy.name == "penalty" and rule in ("bome", Call("bome"))
-    if strategy.name in ("danskin", "single_loop") or bome:
+    if strategy.name in ("danskin", "score", "single_loop") or bome:
         text = f"{strategy.name}(rule = bome)" if bome else strategy.name
         raise InputError(
             report(

@@ -19,6 +19,7 @@ def lower_of(stage: Stage, point: Point) -> Lower:
         scale=stage.scale(),
         trajectory=stage.trajectory,
         reduced=Reduced(name, point) if total else None,
+        sampling=stage.sampling,
         compat=compat,
         jacobian=stage.jacobian() if compat else None,
     )

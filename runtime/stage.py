@@ -40,6 +40,7 @@ from bettyc.runtime.scaling import Scaler
 from bettyc.runtime.slope import replica, together
 from bettyc.runtime.state import State, drawn, fresh
 from bettyc.runtime.strategies import betty
+from bettyc.runtime.strategies.system import Sampling
 from bettyc.runtime.trajectory import Trajectory
 from bettyc.strategies import STRATEGIES
 
@@ -106,6 +107,7 @@ class Stage:
             if recorded
             else None
         )
+        self.sampling: Sampling | None = None  # where its strategy is `score`
         self._below = tuple(n for n in objective.reads if self._is_below(n))
         clips = self.plan.clip or self.plan.clip_value
         self.betty = linked.plan.compat == "betty"  # a step is one gradient, and so is its rate

@@ -25,6 +25,7 @@ from bettyc.strategies import (
     OneStep,
     Penalty,
     Sama,
+    Score,
     SingleLoop,
     Unroll,
     ZerothOrder,
@@ -85,6 +86,7 @@ ROWS: dict[str, tuple[Any, Answer]] = {
     "single_loop": (SingleLoop(), lambda c: torch.zeros_like(c.a)),
     "penalty": (Penalty(weight=8.0, steps=5), Case.penalised),
     "zeroth_order": (ZerothOrder(samples=3), None),
+    "score": (Score(), lambda c: c.series(STEPS)),  # nothing is sampled: what its updates do
     "danskin": (Danskin(), lambda c: torch.zeros_like(c.a)),
     "none": (Frozen(), lambda c: torch.zeros_like(c.a)),
 }

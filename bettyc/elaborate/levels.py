@@ -23,7 +23,9 @@ from bettyc.settings import BLOCKS, Checker, Kind
 from bettyc.types import POISON, Poison, Tensor
 
 # strategies that differentiate the updates themselves, so that the starting point has a gradient
-FOLLOWS_UPDATES = ("unroll", "forward")
+FOLLOWS_UPDATES = ("unroll", "forward", "score")
+# arguments of strategies that are formulas whatever they mention
+FORMULAS = {("score", "log_prob")}
 DOMAINS = {"positive": 0, "unit": 0, "interval": 2, "simplex": 0, "ball": 2, "box": 2}
 
 
@@ -493,12 +495,12 @@ def _defaulted(row: Kind) -> Value:
 
 def _value(ctx: Context, node: ast.Expr, kind: Kind, scope: Scope, reads: list[Any]) -> Value:
     """A setting's value. In an optimizer, an argument that mentions a level's variable is a
-    formula.
+    formula; so are those of `FORMULAS`.
     """
     if kind.table == "schedule":
         scope.unit.used |= _externs(node, scope)
     if (
-        kind.table != "optimizer"
+        kind.table not in ("optimizer", "strategy")
         or not isinstance(node, ast.Call)
         or not isinstance(node.function, ast.Name)
     ):
@@ -508,7 +510,8 @@ def _value(ctx: Context, node: ast.Expr, kind: Kind, scope: Scope, reads: list[A
     for arg in node.args:
         if not isinstance(arg, ast.Arg):
             return constants.value(ctx, node, scope)
-        if _mentions_level(arg.value, scope):
+        key = (node.function.id, arg.name.text if arg.name else "")
+        if key in FORMULAS or (kind.table == "optimizer" and _mentions_level(arg.value, scope)):
             with ctx.recording() as made:
                 index = formula.tensor(ctx, arg.value, scope)
             if index is None:

@@ -22,7 +22,7 @@ from bettyc.strategies import STRATEGIES
 
 # strategies that replay a level's updates, which works while those do not themselves take a
 # hypergradient
-REPLAYS = ("unroll", "forward")
+REPLAYS = ("unroll", "forward", "score")
 # strategies that are a linear solve, so that a response can be differentiated again
 IMPLICIT = ("exact", "cg", "minres", "gmres")
 

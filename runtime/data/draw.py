@@ -237,6 +237,14 @@ class Batches:
         self.count += 1
         self.spent = False
 
+    def another(self, number: int) -> dict[Key, Tensor]:
+        """What a source that samples could have given in place of the batch at hand: one for each
+        number, drawn with the variables as they are now.
+        """
+        assert callable(self.source)
+        columns = self.source(seed_of("another", self.count, number))
+        return {(self.draw.name, field): column for field, column in columns.items()}
+
     def _take(self, number: int) -> None:
         """Fetch the rows at hand, as batch `number`."""
         assert self.sampler is not None

@@ -1,7 +1,7 @@
 """The ways to differentiate through a level, by the name a program writes.
 
 SOLVES: u of H u = a; the cross products are taken for them. PULLS: the cross terms themselves.
-`score` differentiates through sampling and stands apart. COMPAT: what other libraries mean by some
+COMPAT: what other libraries mean by some
 of the names.
 """
 
@@ -26,6 +26,7 @@ from bettyc.runtime.strategies import (
     one_step,
     penalty,
     sama,
+    score,
     single_loop,
     unroll,
     zeroth_order,
@@ -51,6 +52,7 @@ PULLS: dict[str, Callable[[System, Any], Pulled]] = {
     "none": none.pull,
     "penalty": penalty.pull,
     "sama": sama.pull,
+    "score": score.pull,
     "unroll": unroll.pull,
     "zeroth_order": zeroth_order.pull,
 }

@@ -59,6 +59,17 @@ class Trajectory(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How a level samples. log_prob: of what a frame holds, scalar, differentiable in theta.
+    redraw: the frame with another sample from the same distribution; a number of one's own for
+    each.
+    """
+
+    log_prob: Callable[[Mapping[str, Tensor], Frame], Tensor]
+    redraw: Callable[[Frame, int], Frame]
+
+
 @dataclass
 class System:
     """H u = a for one level, with all that a strategy may use to answer it.
@@ -68,7 +79,8 @@ class System:
     positive approximation of diag(H), from the optimizer's state. warm: the last solution.
     trajectory: of the inner steps, where the executor recorded it. upper: the root's derivatives in
     the level's and in its own variables, as functions of the former; None where a has other
-    sources. certify: whether to spend a product on the true residual. compat: library whose
+    sources. loss: the root's value, likewise. sampling: of a level that `score` goes through.
+    certify: whether to spend a product on the true residual. compat: library whose
     formulas are taken; jacobian: of the last update, for Betty's `sama`.
     """
 
@@ -85,6 +97,8 @@ class System:
     warm: Mapping[str, Tensor] = field(default_factory=dict)
     trajectory: Trajectory | None = None
     upper: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    loss: Callable[[Tensor], Tensor] | None = None
+    sampling: Sampling | None = None
     certify: bool = True
     compat: str = ""
     jacobian: Tensor | None = None

@@ -136,7 +136,11 @@ def test_an_update_moves_statistics_once_whatever_the_strategy(precision: str) -
 def test_the_strategies_that_programs_cannot_ask_for_here_are_known() -> None:
     named = {text.partition("(")[0] for text in WRITTEN}
 
-    assert set(ROWS) - named == {"exact", "danskin"}  # needs a quadratic, and opposite objectives
+    assert set(ROWS) - named == {
+        "exact",  # needs a quadratic
+        "danskin",  # opposite objectives
+        "score",  # a source that samples
+    }
     assert isinstance(ROWS["exact"][0], Exact)
     assert isinstance(ROWS["danskin"][0], Danskin)
     assert isinstance(ROWS["unroll"][0], Unroll)

@@ -145,7 +145,7 @@ ROUGH: dict[str, dict[str, Any]] = {
     },
     "none": {**SGD, "fit.hypergrad": "none"},
 }
-REFUSED = {"danskin", "single_loop"}
+REFUSED = {"danskin", "score", "single_loop"}
 
 
 def test_every_strategy_has_a_row() -> None:

@@ -94,4 +94,5 @@ CODES = (
         "warning",
         '`compat = "betty"` does not reproduce all of `{level}`: Betty {what}',
     ),
+    Code("MLO0620", "cannot-score", "error", "`score` cannot go through `{level}`: {problem}"),
 )
