@@ -137,4 +137,4 @@ def _end(system: System, path: Trajectory) -> Tensor:
     """The level's variables after all steps."""
     with torch.no_grad():
         begin = path.begin(system.theta)
-    return replay(system, path, begin, 0, path.length, system.theta, graph=False)[0]
+    return replay(system, path, begin, 0, path.length, system.theta)[0]
