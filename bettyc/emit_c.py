@@ -164,9 +164,13 @@ class _Writer:
     def write(self, name: str, outputs: Sequence[int], into: Sequence[Place | None]) -> Text:
         order = needed(self.graph, outputs, self.given)
         self.uses = dict.fromkeys(order, 0)
-        for index in order:
-            for arg in self.graph[index].args if index not in self.given else ():
+        multiplied: set[int] = set()  # operands of products, which have to lie in memory
+        for index in reversed(order):
+            node = self.graph[index]
+            for arg in node.args if index not in self.given else ():
                 self.uses[arg] += 1
+                if node.op == "matmul" or (node.op == "permute" and index in multiplied):
+                    multiplied.add(arg)
         results: list[tuple[int, ...]] = []
         places: list[Stored] = []
         for index, place in zip(outputs, into, strict=True):
@@ -185,7 +189,8 @@ class _Writer:
                 if not self._waits(index):
                     self._stored(index)
             elif isinstance(value, Inline) and (
-                (self.uses[index] > 1 and value.work > 1) or value.work > LONGEST
+                (self.uses[index] > 1 and (value.work > 1 or index in multiplied))
+                or value.work > LONGEST
             ):
                 self._stored(index)
         for index, target in zip(outputs, places, strict=True):

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from bettyc import emit
-from bettyc.calculus.hoist import Hoisted, cut_detached, hoist, restored
+from bettyc.calculus.hoist import VIEWS_IN_C, Hoisted, cut_detached, hoist, restored
 from bettyc.calculus.products import Opaque, directions, gradient, product
 from bettyc.calculus.simplify import simplify
 from bettyc.calculus.turn import turn
@@ -210,7 +210,7 @@ class Closed:
         if self._in_c and not (
             len(own) == 1 and passes.is_whole(self.graph, hoisted.roots, own[0])
         ):
-            plainly = hoist(self.graph, parts, own)
+            plainly = hoist(self.graph, parts, own, views=VIEWS_IN_C)
             made = self._both_in_c(f"{name}_held", f"{name}_slope", plainly, [self.level])
             if made is not None:
                 return made
@@ -338,7 +338,7 @@ class Closed:
         known = {leaf: index for index, leaf in held.items()}
         name = plain(self.level)
         if self._in_c:
-            plainly = hoist(self.graph, cut, own)
+            plainly = hoist(self.graph, cut, own, views=VIEWS_IN_C)
             stands = [*plainly.prologue, *known]
             given = compiled.placed(self.graph, stands, self.linked.sizes)
             ahead = restored(self.graph, stands, known)
@@ -407,7 +407,7 @@ class Closed:
         whole = len(moving) == 1 and passes.is_whole(self.graph, roots[:count], moving[0])
         if self._in_c and not whole:
             made = self._products_in_c(
-                hoist(self.graph, [*second, *cross], moving), count, slices, into
+                hoist(self.graph, [*second, *cross], moving, views=VIEWS_IN_C), count, slices, into
             )
             if made is not None:
                 return made

@@ -12,9 +12,11 @@ from typing import NamedTuple
 from bettyc.expr import LEAVES, Graph
 from bettyc.ops.term import Term
 
-# Better written where they are used: the operand is hoisted instead. A transpose is hoisted itself,
-# because making it costs as much as a product does on small problems.
+# Better written where they are used: the operand is hoisted instead. In torch a transpose is
+# hoisted itself, because making it costs as much as a product does on small problems; in C it costs
+# nothing.
 VIEWS = frozenset({"reshape", "expand", "size"})
+VIEWS_IN_C = VIEWS | {"permute"}
 
 
 class Hoisted(NamedTuple):
@@ -29,10 +31,11 @@ def hoist(
     roots: Sequence[int],
     moving: Iterable[int],
     change: Callable[[list[int]], list[int]] = list,
+    views: frozenset[str] = VIEWS,
 ) -> Hoisted:
     """Split the work below `roots` into what depends on the leaves `moving` and what does not.
 
-    change: writes the regrouped roots anew.
+    change: writes the regrouped roots anew. views: operators that are not hoisted themselves.
     """
     leaves = set(moving)
     regrouped = change(regroup(graph, roots, leaves))
@@ -43,18 +46,18 @@ def hoist(
         if index in dependent:
             stack += [a for a in graph[index].args if a not in dependent]
     for index in stack:
-        _base(graph, index, frontier)
+        _base(graph, index, frontier, views)
     return Hoisted(regrouped, sorted(frontier))
 
 
-def _base(graph: Graph, index: int, frontier: dict[int, None]) -> None:
+def _base(graph: Graph, index: int, frontier: dict[int, None], views: frozenset[str]) -> None:
     """The node itself, or what it is a view of."""
     node = graph[index]
     if node.op in LEAVES:
         return
-    if node.op in VIEWS or (node.op == "index" and len(node.args) == 1):
+    if node.op in views or (node.op == "index" and len(node.args) == 1):
         for arg in node.args:
-            _base(graph, arg, frontier)
+            _base(graph, arg, frontier, views)
         return
     frontier[index] = None
 
