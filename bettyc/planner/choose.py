@@ -181,6 +181,12 @@ def _candidates(
         "solved, and not known to be convex: minimal residuals need no definite Hessian",
         {"tol": SOLVER_TOL.get(f.precision, LOOSE_TOL)},
     )
+    yield (
+        "sama",
+        _not_sama(f, optimizer),
+        f"one step of `{optimizer.name}`: its own derivative, by gradients alone",
+        {},
+    )
     steps = not OPTIMIZERS[optimizer.name].solves and optimizer.get("lr") is not None
     yield (
         "finite_diff",
@@ -213,6 +219,18 @@ def _not_unrolled(f: Facts, optimizer: Call) -> str | None:
         return f"{f.steps} steps: memory grows with each"
     if f.start.startswith("copy"):
         return "started from a copy: the implicit gradient needs no trajectory"
+    return None
+
+
+def _not_sama(f: Facts, optimizer: Call) -> str | None:
+    if f.solves or (f.steps or 1) > 1:
+        return "it takes more than one step"
+    if not OPTIMIZERS[optimizer.name].differentiable:
+        return f"`{optimizer.name}` is not differentiable"
+    if f.nested:
+        return "its step is itself a hypergradient"
+    if f.precision == "fp16":
+        return "fp16: a step that overflowed is no step"
     return None
 
 

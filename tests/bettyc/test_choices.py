@@ -42,6 +42,8 @@ def program(settings: str, extra: str = WEIGHTED, batch: bool = False) -> bettyc
          {"recompute": True}),
         ("optimizer = sgd(lr = 0.1)  steps = 9", f"{WEIGHTED} + sum(cos(w))", False,
          "finite_diff", {}),
+        ("optimizer = adam(lr = 0.1)", f"{WEIGHTED} + sum(cos(w))", True, "sama", {}),
+        ("optimizer = sign_sgd(lr = 0.1)", f"{WEIGHTED} + sum(cos(w))", True, "finite_diff", {}),
     ],
 )  # fmt: skip
 def test_auto(settings: str, extra: str, batch: bool, name: str, options: dict[str, float]) -> None:
