@@ -29,7 +29,7 @@ BEGIN, END = "<!-- figures: made by figures.py -->", "<!-- end of figures -->"
 SEEDS = {"learning_by_ignoring": 5, "meta_weight_net": 5, "meta_weight_net_resnet": 5}
 
 # search_cells.py and omniglot_figures.py measure these.
-ELSEWHERE = {"darts", "darts_retrain", "maml_omniglot"}
+ELSEWHERE = {"darts", "darts_retrain", "loss_weights", "loss_weights_fixed"}
 
 Values = dict[str, dict[str, list[float]]]
 """By metric: "before" and "after", each with one value per seed. "before" may be left out."""
