@@ -103,7 +103,7 @@ def _cannot_solve(f: Facts, name: str) -> str | None:
         return None
     if f.nested:
         return "it stars other levels, so its reduced objective is none of these"
-    if f.noisy:
+    if f.noisy and not f.held:
         return "every step sees another batch"
     if any(v.domain is not None and v.domain.name in ("ball", "box") for v in f.level.variables):
         return "its domain is a projection"

@@ -24,7 +24,8 @@ class Facts:
     is unbound or a network is from Python.
     noisy: its objective changes from step to step (batches, dropout). opaque: it has a part that
     only autograd can differentiate. nested: it stars other levels whose solutions move.
-    masked: it draws random masks.
+    masked: it draws random masks. held: of what changes, it sees only batches of levels above,
+    which stay until that level has moved: it can be solved for each.
     """
 
     level: Level
@@ -37,6 +38,7 @@ class Facts:
     precision: str
     copied: bool = False
     masked: bool = False
+    held: bool = False
 
     @property
     def name(self) -> str:
@@ -135,6 +137,7 @@ def _facts(
         word(level.setting("precision"), word(model.setting("precision"), "fp32")),
         bool(started(model, level) - carried(graph, level.objective)),
         "mask" in ops,
+        "mask" not in ops and _held(model, hierarchy, level),
     )
 
 
@@ -188,6 +191,17 @@ def _noisy(model: Model, level: Level) -> bool:
         ):
             return True
     return False
+
+
+def _held(model: Model, hierarchy: Hierarchy, level: Level) -> bool:
+    """Is each of its draws also that of a level above, which it then belongs to?"""
+    above = {
+        name
+        for other in model.levels
+        if level.name in hierarchy.below[other.name]
+        for name in other.draws
+    }
+    return bool(level.draws) and above.issuperset(level.draws)
 
 
 def is_zero_sum(lower: Facts, upper: Facts) -> bool:

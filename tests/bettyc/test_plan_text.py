@@ -170,7 +170,7 @@ def test_plans_are_the_same_bytes_under_every_hash_seed() -> None:
 
 
 def test_a_square_beside_what_is_not_convex_promises_no_convexity() -> None:
-    """The second derivative of -5 cos(cos(w)) + w^2 / 10 is -4.0 at 0: a bound by 0.2 would be false."""
+    """The second derivative of -5 cos(cos(w)) + w^2 / 10 is -4.0 at 0, far below the 0.2."""
     plan = plan_of("""
 level fit {
   var w : real = 0.1
