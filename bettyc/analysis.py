@@ -42,6 +42,7 @@ def check(
         found += _curvature(f, graph, spans)
         found += _strategy(f, facts, model, hierarchy)
         found += sampling.check(f, model, graph, hierarchy)
+        found += _follows(f)
         found += _start(f, model, hierarchy)
         found += _batch_sum(f, model, graph, spans)
     found += _same_data(model, graph, hierarchy, unit)
@@ -253,6 +254,38 @@ def _strategy(f: Facts, facts: Mapping[str, Facts], model: Model, h: Hierarchy) 
             )
         )
     return found
+
+
+def _follows(f: Facts) -> list[Diagnostic]:
+    """MLO0603: settings of steps that `penalty(rule = bome)` takes from a level, whose only update
+    is one along with the level above.
+    """
+    if f.strategy.name != "penalty" or f.strategy.get("rule") != "bome":
+        return []
+    level, optimizer = f.level, OPTIMIZERS.get(f.optimizer.name)
+    wrong = {
+        "steps": (f.steps not in (None, 1), f.steps, "1"),
+        "start": (f.start != "warm", f"`{f.start.partition(':')[0]}`", "`warm`"),
+        "stop": (f.stop is not None, "given", "left out"),
+        "warmup": (bool(level.setting("warmup")), level.setting("warmup"), "0"),
+        "optimizer": (
+            optimizer is None or optimizer.solves,
+            f"`{f.optimizer.name}`",
+            "one that takes steps",
+        ),
+    }
+    return [
+        report(
+            "MLO0603",
+            span_of(level, key) or span_of(level, "hypergrad"),
+            setting=f"{level.name}.{key}",
+            value=value,
+            expected=f"{expected} with `penalty(rule = bome)`",
+            notes=["bome moves the level and the one above it together, one step each"],
+        )
+        for key, (bad, value, expected) in wrong.items()
+        if bad
+    ]
 
 
 def _replays(strategy: str) -> bool:

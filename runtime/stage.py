@@ -111,6 +111,8 @@ class Stage:
         self._below = tuple(n for n in objective.reads if self._is_below(n))
         clips = self.plan.clip or self.plan.clip_value
         self.betty = linked.plan.compat == "betty"  # a step is one gradient, and so is its rate
+        # its updates are directions of the level above: `step` only looks
+        self.follows = self.plan.strategy.get("rule") == "bome"
         self.preconditioned = self.betty and self.plan.strategy.name == "sama"
         strategy = dict(self.plan.strategy.named)
         # reverse mode through the steps takes their graphs, where there is room for all of them
@@ -220,7 +222,8 @@ class Stage:
                 return False
         if self._overflowed:
             self._leave_out(seen - begun)
-        self.state.updates[self.name] += 1
+        if not self.follows:
+            self.state.updates[self.name] += 1
         return True
 
     def _leave_out(self, seen: int) -> None:
@@ -238,6 +241,8 @@ class Stage:
             self._announce(hooks)
         loss, grad = self.gradient(frame)
         self.losses.append(loss)
+        if self.follows:
+            return True
         if self.scaler is not None:
             self._overflowed = self._overflowed or not bool(torch.isfinite(grad).all())
             if last or (self.betty and self._overflowed):
@@ -281,7 +286,7 @@ class Stage:
 
     def follow(self, direction: Tensor) -> None:
         """One update along a direction that a strategy gives in place of the level's own
-        gradient.
+        gradient: the only updates of a level that `follows`.
         """
         name, state = self.name, self.state
         self.theta[name], state.optimizer[name] = self.advance(
@@ -294,6 +299,8 @@ class Stage:
         )
         state.gradients[name] += 1
         state.updates[name] += 1
+        if self.hooks is not None:
+            self.hooks.call("on_update", self._event(gradient=direction))
 
     def _event(self, loss: Tensor | None = None, gradient: Tensor | None = None) -> Event:
         update = self.state.updates[self.name]

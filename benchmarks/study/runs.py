@@ -38,7 +38,7 @@ LOWER = {"logistic": 1.0, "hyper_cleaning": 2.0}
 TEXTS = {"logistic": LOGISTIC, "hyper_cleaning": CLEANING}
 DATA = {"logistic": (200, 10, 2), "hyper_cleaning": (200, 8, 5)}
 # Share of the gap that may be left after 1000 updates: what the tests and the study state.
-SUBOPTIMAL = 0.1
+SUBOPTIMAL = 0.05
 
 
 def text_of(problem: str, strategy: str) -> str:

@@ -28,6 +28,17 @@ def right(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return sorted((r for r in rows if r["error"] <= found["accuracy"]), key=lambda r: r["ms"])
 
 
+BOME = (
+    "What `penalty(rule = bome)` leaves is the method's own, in two parts. Its stationary points",
+    "are those of a Neumann series with as many terms as it has `steps`: of hyper_cleaning it",
+    "leaves 3.6e-02, 1.4e-02 and 8.6e-03 with 5, 20 and 80. And its direction divides by the norm",
+    "of the gradient that it has to make vanish, so that with fixed learning rates it stops about",
+    "a step away: of logistic it leaves 2.8e-03, 6.5e-04 and 4.4e-04 with both learning rates at",
+    "1, 0.3 and 0.1 of the program's; 4.1e-04 is what the Neumann series of 5 terms leaves with",
+    "the lower level solved.",
+)
+
+
 def auto_of(found: Mapping[str, Any]) -> Mapping[str, Any]:
     return next(r for r in found["rows"] if r["strategy"] == "auto")  # type: ignore[no-any-return]
 
@@ -79,6 +90,7 @@ def _runs(runs: Mapping[str, Any]) -> list[str]:
     lines = ["## Whole runs", ""]
     lines.append("Share of the gap between the start and the best that is left, by updates of the")
     lines.append("top level. The best is what 2000 updates along exact hypergradients reach.")
+    lines += ["", *BOME]
     for name, found in runs.items():
         marks = found["updates"]
         lines += ["", f"### {name}", ""]

@@ -10,7 +10,10 @@ bome    y = z, and y_T from `steps` gradient steps on C_Q; q = C_Q(x, z) - C_Q(x
 fixed;
             direction in (x, z): \nabla C_P + m \nabla q,  m = max(0, eta - <\nabla C_P, \nabla q> /
             |\nabla q|^2)
-        The level does not take steps of its own: its direction comes back beside the root's.
+        The level does not take steps of its own: its direction comes back beside the root's, and
+        `steps`, `start`, `stop` and a solving optimizer are refused. m divides by |\nabla q|^2, so
+        with fixed steps z jumps around its optimum at a distance of about a step, and the run
+        settles off the best by as much: lower both learning rates together.
 
 No second derivative; two vectors of the level's size. Where adjoints of other levels reach the
 level too (so that C_P alone does not say how the root depends on it), C_P is replaced by its

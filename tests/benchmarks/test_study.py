@@ -15,7 +15,7 @@ from table import auto_of, ratio, right, written
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "study"
 STUDY: dict[str, Any] = json.loads((FOLDER / "study.json").read_text(encoding="utf-8"))
-NEAR = 0.15  # after 300 updates
+NEAR = 0.1  # after 300 updates
 NAMES = [program.name for program in PROGRAMS]
 
 

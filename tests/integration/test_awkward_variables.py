@@ -42,10 +42,16 @@ SHARES = {
 }  # fmt: skip
 
 
+def written(variable: str, strategy: str) -> str:
+    text = TEXT.replace("VARIABLE", variable).replace("STRATEGY", strategy)
+    own = "steps = 60  start = reset"  # bome takes no steps of the level's own
+    return text.replace(own, "") if "bome" in strategy else text
+
+
 @pytest.mark.parametrize("strategy", SHARES)
 @pytest.mark.parametrize("which", VARIABLES)
 def test_defined_answers(which: str, strategy: str) -> None:
-    text = TEXT.replace("VARIABLE", VARIABLES[which]).replace("STRATEGY", strategy)
+    text = written(VARIABLES[which], strategy)
     run = bettyc.loads(text).compile().start(seed=0)
     found = run.hypergrad("tune")
     share = SHARES[strategy]
@@ -67,7 +73,7 @@ def _finite(*values: Tensor) -> None:
 @pytest.mark.parametrize("strategy", SHARES)
 def test_a_solution_that_the_judge_already_likes_has_no_hypergradient(strategy: str) -> None:
     """The right-hand side is zero, and every strategy's answer too."""
-    text = TEXT.replace("VARIABLE", "").replace("STRATEGY", strategy).replace("= 0.3", "= 0.8")
+    text = written("", strategy).replace("= 0.3", "= 0.8")
     found = bettyc.loads(text).compile().start(seed=0).hypergrad("tune")
 
     assert abs(float(found["t"])) < 1e-12

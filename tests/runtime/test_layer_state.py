@@ -165,7 +165,7 @@ def test_a_level_that_is_not_there() -> None:
 @pytest.mark.parametrize("strategy", ["single_loop", "penalty(rule = bome)"])
 def test_strategies_that_move_more_than_the_level_are_refused(strategy: str) -> None:
     with pytest.raises(InputError) as caught:
-        plan(fit__hypergrad=strategy).layer("fit")
+        plan(fit__hypergrad=strategy, fit__steps=1).layer("fit")
 
     assert [d.code for d in caught.value.diagnostics] == ["MLO0602"]
 
