@@ -1,12 +1,14 @@
 """Nested state as one safetensors file: tensors by path, everything else as JSON in the header.
 
-Written whole or not at all: to a file beside it, flushed to the disk, then renamed.
+Written whole or not at all: to a folder beside it, flushed to the disk, then renamed. A folder,
+because safetensors may itself begin with a file of another name, which a killed process leaves.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +30,17 @@ def write(path: Path, tree: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
-        save_file(_apart(tensors), str(partial), {"bettyc": json.dumps(header, sort_keys=True)})
-        _flush(partial)
-        partial.replace(path)
+        partial.mkdir()
+        made = partial / "state"
+        save_file(_apart(tensors), str(made), {"bettyc": json.dumps(header, sort_keys=True)})
+        _flush(made)
+        made.replace(path)
         _flush(path.parent)
     except safetensors.SafetensorError as error:
         # the library reports a full disk as its own error
         raise OSError(f"cannot write {path}: {error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _sweep(path: Path) -> None:
@@ -44,7 +48,7 @@ def _sweep(path: Path) -> None:
     for left in path.parent.glob(f".{path.name}.*.partial"):
         owner = left.name.split(".")[-2]
         if not owner.isdecimal() or not _alive(int(owner)):
-            left.unlink(missing_ok=True)
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _alive(process: int) -> bool:

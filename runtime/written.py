@@ -29,7 +29,7 @@ def derivatives(plan: Plan) -> dict[str, str]:
         for level in plan.model.levels
     }
     linked = Linked(
-        plan, plan.graph(), sizes, layouts, {}, {}, {}, torch.device("cpu"),
+        plan, plan.graph(), sizes, layouts, {}, {}, {}, {}, torch.device("cpu"),
         DTYPES[plan.precision],
     )  # fmt: skip
     found = {level.name: closed(linked, level) for level in plan.model.levels}

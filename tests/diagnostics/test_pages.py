@@ -31,7 +31,7 @@ class Bench:
         self.capsys.readouterr()
         exit_code = run([*arguments, "--format", "json"])
         out, err = self.capsys.readouterr()
-        lines = [json.loads(line) for line in (out + err).splitlines() if line.startswith("{")]
+        lines = [json.loads(line) for line in (out + err).splitlines() if line.startswith('{"')]
         return [d["code"] for d in lines if d.get("type") == "diagnostic"], exit_code
 
     def checkpoint(self, found: Page) -> str:

@@ -34,7 +34,8 @@ def test_solves_the_system(way, device, draw, close, n, method):
     close(x, torch.linalg.solve(a, b), 1e-9)
     assert info.converged
     if device == "cpu" and method == "classic":  # no product after convergence
-        assert len(calls) == info.iterations
+        # the Triton kernels foretell the residual, which near zero is rounding: they may look again
+        assert len(calls) - info.iterations in ((0, 1) if way == "interpret" else (0,))
     assert [info.curvature, info.breakdown] == [False] * 2
     assert info.relative_residual <= 1e-12
     assert torch.equal(b, kept)

@@ -97,15 +97,17 @@ def expected(steps: int) -> list[torch.Tensor]:
     return final(run)
 
 
-def killed(launch: Callable[[], Callable[[], None]], kills: int, checkpoint: Path) -> int:
-    """Kill so many children at random moments; how many had left a checkpoint by then. launch
-    starts one and gives the function that kills it.
+def killed(
+    launch: Callable[[], Callable[[], None]], kills: int, checkpoint: Path, span: float
+) -> int:
+    """Kill so many children at random moments of their first `span` seconds; how many had left a
+    checkpoint by then. launch starts one and gives the function that kills it.
     """
     rng = random.Random(0)
     seen = 0
     for _ in range(kills):
         kill = launch()
-        time.sleep(rng.uniform(0.0, 0.12))
+        time.sleep(rng.uniform(0.0, span))
         kill()
         seen += checkpoint.exists()
     return seen
@@ -114,7 +116,9 @@ def killed(launch: Callable[[], Callable[[], None]], kills: int, checkpoint: Pat
 def test_killed_a_few_times(tmp_path):
     """Forked children, which need no imports: quick enough for every run of the tests."""
     checkpoint, result, steps = tmp_path / "c", tmp_path / "r", 8
+    began = time.perf_counter()
     whole = expected(steps)
+    span = time.perf_counter() - began  # a busy machine is slow for the children, too
     fork = multiprocessing.get_context("fork")
 
     def launch() -> Callable[[], None]:
@@ -127,7 +131,7 @@ def test_killed_a_few_times(tmp_path):
 
         return kill
 
-    seen = killed(launch, 5, checkpoint)
+    seen = killed(launch, 5, checkpoint, span)
     work(checkpoint, result, steps)
     found = torch.load(result, weights_only=True)
 
@@ -171,7 +175,7 @@ def test_killed_at_fifty_random_moments(tmp_path):
 
         return kill
 
-    killed(launch, KILLS, checkpoint)
+    killed(launch, KILLS, checkpoint, 0.12)
     subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
     found = torch.load(result, weights_only=True)
 

@@ -460,7 +460,7 @@ run { steps = 1  precision = fp64 }
     [
         {},
         {"fit.hypergrad": "minres(tol = 1e-12)"},
-        {"fit.optimizer": "sgd(lr = 0.2)", "run.steps": 300, "fit.start": "reset"},
+        {"fit.optimizer": "sgd(lr = 0.2)", "fit.steps": 300, "fit.start": "reset"},
     ],
 )
 def test_a_level_that_nothing_reads_is_a_function_of_its_data(set: dict[str, Any]) -> None:

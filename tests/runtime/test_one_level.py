@@ -239,9 +239,9 @@ def test_averages_are_resumed_and_exported(tmp_path, monkeypatch):
         first.step()
     first.save(tmp_path / "c")
     second.load(tmp_path / "c")
-    second.to_end()
+    last = second.to_end()
     with Folder(str(tmp_path / "out"), "p") as folder:
-        folder.end(second, second.plan)
+        folder.end(second, second.plan, last, 1.0)
     exported = load_file(tmp_path / "out" / "export.safetensors")
     expected = whole.averaged("fit").net.state_dict()
 
