@@ -16,6 +16,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import bettyc
@@ -35,14 +36,19 @@ Values = dict[str, dict[str, list[float]]]
 """By metric: "before" and "after", each with one value per seed. "before" may be left out."""
 
 
-def keep(name: str, metrics: Values, seconds: float) -> None:
-    """Write the figures of one program to figures/NAME.json."""
+def keep(
+    name: str, metrics: Values, seconds: float, ran: Mapping[str, int | str] | None = None
+) -> None:
+    """Write the figures of one program to figures/NAME.json. ran: the settings, where not the
+    program's own.
+    """
     KEPT.mkdir(exist_ok=True)
     rounded = {
         metric: {when: [float(f"{v:.5g}") for v in values] for when, values in columns.items()}
         for metric, columns in metrics.items()
     }
-    text = json.dumps({"seconds": round(seconds, 1), "metrics": rounded}, indent=1)
+    kept = {"seconds": round(seconds, 1), "metrics": rounded, **({"ran": ran} if ran else {})}
+    text = json.dumps(kept, indent=1)
     (KEPT / f"{name}.json").write_text(text + "\n")
 
 
