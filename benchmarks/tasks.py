@@ -5,8 +5,7 @@
 maml    sine waves, an MLP of two layers of 40, 16 tasks, 5 steps, differentiated through the steps
 imaml   the same near the shared start, 5 steps of conjugate gradient
 conv4   images of 28 x 28, four convolutions of 64 channels, 8 tasks, 5 steps, cg(5)
-widths  maml at growing widths: where vmap and loop meet, in flops per operator (LARGE of
-        bettyc.runtime.replicas)
+widths  maml at growing widths: vmap and loop beside the flops per operator by which `auto` chooses
 
 Contenders take turns in one process, medians over the repeats; their hypergradients are compared
 first. Peak memory is that of a process of its own, above what it had before the first meta-step.
@@ -299,15 +298,19 @@ def main() -> None:
 
 
 def widths(repeats: int) -> None:
-    for width in (40, 128, 256, 512, 1024):
-        for shots in (10, 100):
-            found = turns(
-                {w: Ours(Work(16, shots, shots, 0.001, width=width), w) for w in ("vmap", "loop")},
-                repeats,
-            )
+    """Where vmap and a loop meet, beside what `auto` goes by and what it chooses."""
+    for width in (40, 128, 256, 512):
+        for points in (10, 100):
+            work = Work(16, points, points, 0.001, width=width)
+            found = turns({way: Ours(work, way) for way in ("vmap", "loop")}, repeats)
+            auto = Ours(work, "auto").run
+            auto.step()
+            looked = auto._parts.linked.replicas["adapt"]
+            ratio = found["loop"] / found["vmap"]
             print(
-                f"width {width:5} points {shots:4}: loop / vmap {found['loop'] / found['vmap']:.2f}"
-                f"   (product {2 * shots * width**2 / 1e6:.2f} Mflop)",
+                f"width {width:4} points {points:4}: loop / vmap {ratio:5.2f}"
+                f"  {max(looked.each.values()) / 1e6:6.2f} Mflop per operator"
+                f"  auto: {looked.taken.partition(':')[0]}",
                 flush=True,
             )
 

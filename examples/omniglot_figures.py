@@ -23,6 +23,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 import bettyc
+from bettyc.runtime.run import Run
 
 PROGRAM = Path(__file__).parent / "maml_omniglot.mlo"
 WAYS = ["maml", "first_order", "imaml", "loop", "nearest"]
@@ -33,7 +34,7 @@ NET = conv4(5, 48)
 Weights = dict[str, Tensor]
 
 
-def program(given: argparse.Namespace, way: str) -> bettyc.Run:
+def program(given: argparse.Namespace, way: str) -> Run:
     """The program with the profile of this name, before its first step."""
     values = {
         "drawings": f'"{given.path}"',
@@ -44,7 +45,7 @@ def program(given: argparse.Namespace, way: str) -> bettyc.Run:
     return bettyc.load(PROGRAM, profile=profile, set=values).compile().start(seed=given.seed)
 
 
-def start_of(run: bettyc.Run) -> Weights:
+def start_of(run: Run) -> Weights:
     """The weights that the tasks start from."""
     found = {name.removeprefix("net."): value for name, value in run["meta"].values().items()}
     return {name: found[name].detach().clone() for name, _ in NET.named_parameters()}

@@ -10,8 +10,10 @@ looks at one evaluation of one replica:
     loop    an operator costs more than LARGE flops on average
     vmap    otherwise
 
-so the choice depends on the program and the sizes alone. LARGE is where the two met in
-benchmarks/tasks.py.
+so the choice depends on the program and the sizes alone. LARGE is a compromise between time and
+memory, for one thread: `benchmarks/tasks.py widths` finds vmap still 1.2 times faster at 5 Mflop,
+but its peak then grows with the number of replicas, for little. Other networks and processors meet
+elsewhere: `replicas = vmap` or `loop` says what is right where it was measured.
 """
 
 from __future__ import annotations
@@ -39,13 +41,15 @@ class Replicas:
     """How functions of one replica of `level` are evaluated at all of them.
 
     way: "auto", "vmap" or "loop", as the program says. reasons: why functions are looped over, by
-    function; empty for those that vmap takes.
+    function; empty for those that vmap takes. each: flops per operator of
+    functions, as `auto` counts them.
     """
 
     def __init__(self, level: str, way: str, device: str) -> None:
         self.level = level
         self.way = way
         self.reasons: dict[Body, str] = {}
+        self.each: dict[Body, float] = {}
         self._device = device
         self._tasks: Any = None
         self._stacked: dict[str, Tensor] = {}
@@ -120,7 +124,7 @@ class Replicas:
             if self.way == "auto":
                 with FlopCounterMode(display=False) as flops, Operators() as operators:
                     body(*self.one(theta, _copied(frame), 0))
-                each = flops.get_total_flops() / max(operators.count, 1)
+                each = self.each[body] = flops.get_total_flops() / max(operators.count, 1)
                 if each > LARGE:
                     return f"its operators are large: {each / 1e6:.1f} Mflop each"
             try:
