@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import bettyc
+from bettyc.strategies import STRATEGIES
 
 TEXT = """
 dim empty = 0
@@ -78,3 +79,37 @@ def test_a_solution_that_the_judge_already_likes_has_no_hypergradient(strategy: 
 
     assert abs(float(found["t"])) < 1e-12
     assert not any(report.severe for report in found.report)
+
+
+ZERO_SUM = """
+dim empty = 0
+def game(w, t) = t * w - 0.5 * w^2 + 0.5 * t^2
+level fit {
+  var w : real = 0.3
+  VARIABLE
+  maximize game(w, tune.t)
+  optimizer = sgd(lr = 0.25)  steps = 90  start = reset  hypergrad = danskin
+}
+level tune {
+  var t : real = 0.3
+  minimize game(fit*.w, t)
+  optimizer = sgd(lr = 0.1)
+}
+run { steps = 2  precision = fp64 }
+"""
+
+
+@pytest.mark.parametrize("which", VARIABLES)
+def test_defined_answers_of_danskin(which: str) -> None:
+    """w* = t, and the derivative of t^2 is 2 t."""
+    run = bettyc.loads(ZERO_SUM.replace("VARIABLE", VARIABLES[which])).compile().start(seed=0)
+
+    assert float(run.hypergrad("tune")["t"]) == pytest.approx(0.6, rel=1e-6)
+    run.to_end()
+    _finite(run["tune"].t, run["fit"].w)
+
+
+def test_every_strategy_stands_here() -> None:
+    named = {text.partition("(")[0] for text in SHARES}
+
+    assert set(STRATEGIES) - named == {"danskin", "score"}  # above, and in test_score.py

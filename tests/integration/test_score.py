@@ -140,6 +140,23 @@ def test_the_samples_of_another_update_are_other_ones_and_a_seed_repeats_them() 
     assert found[0] != found[2]
 
 
+@pytest.mark.parametrize("idle", ["var idle : real[3] = ones", "var idle : real[none] = zeros"])
+def test_variables_that_nothing_reads_and_without_entries_change_nothing(idle: str) -> None:
+    plain = begun(5).hypergrad("tune")["m"]
+    text = written(5, "leave_one_out").replace("  var w", f"  {idle}\n  var w")
+    plan = bettyc.loads("dim none = 0\n" + text).compile(externs={"sampled": sampled})
+
+    torch.testing.assert_close(plan.start(seed=0).hypergrad("tune")["m"], plain)
+
+
+def test_a_loss_that_does_not_move_gives_exactly_nothing() -> None:
+    """Every sample has the loss of the others, so that leaving one out leaves nothing."""
+    text = written(5, "leave_one_out").replace("(fit*.w - 2)^2", "min(fit*.w^2, 0)")
+    plan = bettyc.loads(text).compile(externs={"sampled": sampled})
+
+    assert float(plan.start(seed=0).hypergrad("tune")["m"]) == 0.0
+
+
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Any) -> None:
     whole = begun(3)
     for _ in range(4):

@@ -17,7 +17,16 @@ from trajectories import Steps
 from bettyc.plan import Pull
 from bettyc.runtime.adjoint import Lower
 from bettyc.runtime.report import SolveError
-from bettyc.strategies import CG, STRATEGIES, Auto, FixedPoint, Neumann
+from bettyc.strategies import (
+    CG,
+    STRATEGIES,
+    Auto,
+    FixedPoint,
+    Gmres,
+    Minres,
+    Neumann,
+    Unroll,
+)
 
 
 def case(h: Tensor, zero: bool = False, inside: bool = False) -> tuple[Problem, Case, Steps]:
@@ -62,6 +71,8 @@ def saddle(n: int = 5) -> Tensor:
 CASES = {
     "regular": (spd(5, 4, seed=9), {}),
     "isotropic": (2 * torch.eye(5, dtype=torch.float64), {}),
+    # one step solves it: all that comes after is 0/0 if it is not looked at
+    "solved in a step": (torch.eye(5, dtype=torch.float64) / LR, {}),
     "diagonal": (torch.diag(torch.tensor([1.0, 0.5, 0.25], dtype=torch.float64)), {}),
     "scalar": (torch.tensor([[0.8]], dtype=torch.float64), {}),
     "empty": (torch.zeros(0, 0, dtype=torch.float64), {}),
@@ -149,14 +160,36 @@ def test_fixed_point_that_is_no_contraction_is_an_error():
         differentiate(problem, Lower(FixedPoint(iters=100), trajectory=steps))
 
 
-def test_one_step_past_convergence():
+@pytest.mark.parametrize(("strategy", "tol"), [(CG, 0.0), (Minres, 1e-14), (Gmres, 1e-14)])
+def test_iterations_past_convergence(strategy, tol):
     problem, system, _ = case(2 * torch.eye(5, dtype=torch.float64))
     for iters in (1, 2, 5):
-        found = differentiate(problem, Lower(CG(iters=iters, tol=0.0)))
+        found = differentiate(problem, Lower(strategy(iters=iters, tol=tol)))
         expected = problem.theta["up"] - problem.extra["b_x"].T @ (system.a / 2)
 
         assert relative(found.grad, expected) < 1e-15
         assert not found.reports[0].severe
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Neumann(terms=40, lr=LR),
+        FixedPoint(iters=40, tol=0.0),
+        FixedPoint(iters=40),
+        Unroll(recompute=True),
+        Unroll(truncate=1),
+    ],
+    ids=str,
+)
+def test_series_and_replays_past_convergence(options):
+    """H = I / lr: the first term, or step, is all there is, and the later ones are zero."""
+    problem, system, steps = case(torch.eye(5, dtype=torch.float64) / LR)
+    found = differentiate(problem, Lower(options, lr=LR, trajectory=steps))
+    expected = problem.theta["up"] - problem.extra["b_x"].T @ (LR * system.a)
+
+    assert relative(found.grad, expected) < 1e-9
+    assert torch.isfinite(found.grad).all()
 
 
 def test_cg_after_k_steps_has_one_iterate_more_than_after_k_minus_one():
