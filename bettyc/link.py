@@ -173,18 +173,23 @@ def mock_sizes(model: Model, given: Mapping[str, int]) -> dict[str, int]:
     rows = {n for d in model.data if d.rows is not None for n in d.rows.names}
     parts = {p.rows.names for s in model.splits for p in s.parts}
     derived = {n for names_ in parts for n in names_}
+    batch, classes = _largest_batch(model), _most_classes(model)
     sizes: dict[str, int] = {}
     for k, name in enumerate(names):
         if name in given or name in derived:
             continue
-        batch = _largest_batch(model)
-        sizes[name] = max(24, 3 * batch) + k if name in rows else 3 + k % 5
+        sizes[name] = max(24, 3 * batch, 3 * classes) + k if name in rows else 3 + k % 5
     return {**sizes, **given}
 
 
 def _largest_batch(model: Model) -> int:
     sizes = [dict(d.options).get("batch") for d in model.draws]
     return max((s for s in sizes if isinstance(s, int)), default=1)
+
+
+def _most_classes(model: Model) -> int:
+    labels = [t.labels.value for type_ in _drawn(model) for _, t in tensors(type_) if t.labels]
+    return max((n for n in labels if n is not None), default=1)
 
 
 def _with(checked: Checked, found: Sequence[Diagnostic]) -> Checked:

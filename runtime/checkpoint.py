@@ -75,9 +75,14 @@ def restore(run: Run, kept: Mapping[str, Any]) -> None:
 
 def mirror(run: Run, other: Run) -> None:
     """Make `other`, a run of the same program, stand where `run` stands, with the batches at
-    hand.
+    hand. The graphs of recorded gradients are left out: they are made of `run`'s derivatives.
     """
-    _put(other, _held(run))
+    held = _held(run)
+    bare = {
+        name: (deque(r._replace(slope=None) for r in records), dropped, copied)
+        for name, (records, dropped, copied) in held["trajectories"].items()
+    }
+    _put(other, {**held, "trajectories": bare})
 
 
 def _put(run: Run, kept: Mapping[str, Any]) -> None:

@@ -8,9 +8,11 @@ r"""Comparing a hypergradient with references that share no code with the solves
     O0            the planned strategy itself by plain autograd, without the compiler's derivatives
 
 The first two are derivatives of the nested problem at its solution for the root's present
-variables: they judge the strategy. `O0` judges the derivatives that the compiler wrote, and agrees
-to rounding whatever the strategy. `differences` costs two nested solves per coordinate; beyond
-`most` coordinates of a variable a fixed random choice of them is compared.
+variables: they judge the strategy, and cannot be had where a level below has no solution that
+Newton's method finds, as most networks. `O0` judges the derivatives that the compiler wrote, at the
+variables as they are, and agrees to rounding whatever the strategy. `differences` costs two nested
+solves per coordinate; beyond `most` coordinates of a variable a fixed random choice of them is
+compared.
 """
 
 from __future__ import annotations
@@ -23,14 +25,17 @@ from torch import Tensor
 
 from bettyc.runtime.adjoint import Lower, hypergradient
 from bettyc.runtime.objective import Frame
+from bettyc.runtime.report import SolveError
 from bettyc.runtime.response import Point, Reduced, settle
 from bettyc.runtime.strategies.neumann import largest_eigenvalue
 from bettyc.runtime.strategies.system import System
 from bettyc.strategies import Unroll
 
 REFERENCES = ("unroll", "differences", "O0")
-# From the variables of all levels, those below the root at their solutions, to the hypergradient,
-# the shape of theta[root].
+# A variable whose gradient is smaller than this part of the whole level's is measured by that part:
+# where it is zero, as that of a constant added to all logits, rounding is no error.
+SMALL = 1e-4
+# From the variables of all levels to the hypergradient, the shape of theta[root].
 Hyper = Callable[[Mapping[str, Tensor]], Tensor]
 
 
@@ -38,9 +43,10 @@ Hyper = Callable[[Mapping[str, Tensor]], Tensor]
 class Comparison:
     """A hypergradient against one reference, for one variable of the root.
 
-    cosine: of the angle between them. relative_error: ||found - reference|| / ||reference||.
-    norm_ratio: ||found|| / ||reference||. Where the reference is zero: 1, 0 and 1 if the
-    hypergradient is too, else 0 and infinity. coordinates: how many were compared.
+    cosine: of the angle between them. relative_error: ||found - reference|| / ||reference||, the
+    last at least SMALL times that of the whole level. norm_ratio: ||found|| / ||reference||. Where
+    the reference is zero for the whole level: 1, 0 and 1 if the hypergradient is too, else 0 and
+    infinity. coordinates: how many were compared.
     """
 
     root: str
@@ -50,6 +56,15 @@ class Comparison:
     relative_error: float
     norm_ratio: float
     coordinates: int
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A reference that cannot be had for a root, and why."""
+
+    root: str
+    reference: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -73,31 +88,73 @@ def gradcheck(
     """Compare the planned hypergradient of root, per variable.
 
     plain: the same strategy by plain autograd, needed for the reference `O0`. Raises SolveError
-    where the levels below cannot be solved, ValueError for an unknown reference.
+    where a reference needs the solutions of the levels below and there are none, ValueError for an
+    unknown reference.
     """
+    rows, missing = compared(root, planned, point, pieces, against, most, plain)
+    for gone in missing:
+        raise SolveError(gone.reason)
+    return rows
+
+
+def compared(
+    root: str,
+    planned: Hyper,
+    point: Point,
+    pieces: Sequence[Piece],
+    against: Sequence[str],
+    most: int = 20,
+    plain: Hyper | None = None,
+) -> tuple[tuple[Comparison, ...], tuple[Missing, ...]]:
+    """As `gradcheck`, with the references that can be had and those that cannot."""
     unknown = set(against) - set(REFERENCES) | ({"O0"} & set(against) if plain is None else set())
     if unknown:
         known = REFERENCES[:2] if plain is None else REFERENCES
         raise ValueError(f"no reference {sorted(unknown)}; there are {', '.join(known)}")
-    here = respond(root, point)
-    found = planned(here.theta).detach().flatten()
-    chosen = {piece.name: coordinates(piece, found.numel(), most) for piece in pieces}
-    rows = []
+    size = point.theta[root].numel()
+    chosen = {piece.name: coordinates(piece, size, most) for piece in pieces}
+    at = [index for places in chosen.values() for index in places]
+    rows: list[Comparison] = []
+    missing: list[Missing] = []
+    solved, reason = None, ""
+    if set(against) - {"O0"}:
+        try:
+            solved = respond(root, point)
+        except SolveError as error:
+            reason = str(error)
     for name in against:
-        at = [index for places in chosen.values() for index in places]
-        if name == "unroll":
-            reference = by_unrolling(root, here)[at]
-        elif name == "O0":
-            assert plain is not None
-            reference = plain(here.theta).detach().flatten()[at]
-        else:
-            reference = by_differences(root, here, at)
-        start = 0
-        for variable, places in chosen.items():
-            part = reference[start : start + len(places)]
-            start += len(places)
-            rows.append(compare(root, variable, name, found[places], part))
-    return tuple(rows)
+        here = point if name == "O0" else solved
+        if here is None:
+            missing.append(Missing(root, name, reason))
+            continue
+        try:
+            reference = _reference(name, root, here, at, plain)
+        except SolveError as error:
+            missing.append(Missing(root, name, str(error)))
+            continue
+        rows += _rows(root, name, planned(here.theta).detach().flatten(), reference, chosen)
+    return tuple(rows), tuple(missing)
+
+
+def _reference(name: str, root: str, here: Point, at: Sequence[int], plain: Hyper | None) -> Tensor:
+    if name == "differences":
+        return by_differences(root, here, at)
+    if name == "unroll":
+        return by_unrolling(root, here)[at]
+    assert plain is not None
+    return plain(here.theta).detach().flatten()[at]
+
+
+def _rows(
+    root: str, name: str, found: Tensor, reference: Tensor, chosen: Mapping[str, list[int]]
+) -> list[Comparison]:
+    """One row per variable. found: of the whole level; reference: of the chosen coordinates."""
+    scale = float(reference.norm())
+    parts = reference.split([len(places) for places in chosen.values()])
+    return [
+        compare(root, variable, name, found[places], part, scale)
+        for (variable, places), part in zip(chosen.items(), parts, strict=True)
+    ]
 
 
 def respond(root: str, point: Point) -> Point:
@@ -207,12 +264,20 @@ def descent(reduced: Reduced, point: Point, tol: float, most: int) -> Descent:
 
 
 def compare(
-    root: str, variable: str, reference: str, found: Tensor, expected: Tensor
+    root: str,
+    variable: str,
+    reference: str,
+    found: Tensor,
+    expected: Tensor,
+    whole: float = 0.0,
 ) -> Comparison:
-    """The three numbers for one variable; both tensors (coordinates,)."""
+    """The three numbers for one variable; both tensors (coordinates,). whole: the norm of the
+    reference over all variables of the level.
+    """
     size, right = float(found.norm()), float(expected.norm())
     count = found.numel()
-    if not right:
+    scale = max(right, SMALL * whole)
+    if not scale:
         same = not size
         return Comparison(
             root,
@@ -223,8 +288,11 @@ def compare(
             1.0 if same else float("inf"),
             count,
         )
+    error = float((found - expected).norm()) / scale
+    if not right:
+        ratio = 1.0 if not size else float("inf")
+        return Comparison(root, variable, reference, float(not size), error, ratio, count)
     cosine = float(found @ expected) / (size * right) if size else 0.0
-    error = float((found - expected).norm()) / right
     return Comparison(root, variable, reference, cosine, error, size / right, count)
 
 

@@ -26,13 +26,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bettyc.kernels import cg as kernel
 from bettyc.runtime.nesting import Nest
 from bettyc.runtime.objective import Frame, Objective
 from bettyc.runtime.products import Products
 from bettyc.runtime.report import SolveError
 from bettyc.runtime.slope import value_of
 from bettyc.runtime.strategies import SOLVES, exact
-from bettyc.runtime.strategies.system import System
+from bettyc.runtime.strategies.system import System, not_finite, steps_for
 from bettyc.strategies import CG, name_of
 
 # Up to this many variables an inner Hessian is factorised, beyond it solved by conjugate gradient.
@@ -134,6 +135,11 @@ def minimise(name: str, point: Point) -> Tensor:
     """
     theta = point.theta[name]
     g, system = _linearised(name, point, theta)
+    if not bool(torch.isfinite(g).all()):
+        raise SolveError(
+            f"the gradient of level `{name}` is not finite where it stands; look at what its"
+            " objective divides by and takes the logarithm of"
+        )
     goal = NEWTON_TOL * max(1.0, float(g.norm()))
     for _ in range(NEWTON_STEPS):
         size = float(g.norm())
@@ -180,8 +186,23 @@ def _newton_step(system: System, g: Tensor) -> Tensor:
     if g.numel() <= DENSE:
         step = exact.solve_dense(system.dense(), g)[0]
     else:
-        step = SOLVES["cg"](system, CG(tol=1e-8)).u
+        step = _conjugate_step(system, g)
     return step.reshape(system.theta[system.level].shape)
+
+
+def _conjugate_step(system: System, g: Tensor) -> Tensor:
+    """H^-1 g where H is positive definite. Elsewhere Newton's method would head for a saddle, at
+    the price of thousands of products: SolveError.
+    """
+    u, info = kernel.cg(system.for_solver(), g.contiguous(), tol=1e-8, max_iters=steps_for(len(g)))
+    if info.breakdown:
+        raise not_finite(system.level)
+    if info.curvature:
+        raise SolveError(
+            f"level `{system.level}` is not convex where it stands, so Newton's method does not"
+            " solve it; bring it closer to its minimum first, with more `steps`"
+        )
+    return u
 
 
 def _first_read(nest: Nest, level: str) -> list[str]:

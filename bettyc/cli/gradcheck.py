@@ -25,7 +25,7 @@ from bettyc.failures import InputError, RunError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from bettyc.runtime.gradcheck import Comparison
+    from bettyc.runtime.gradcheck import Comparison, Missing
     from bettyc.runtime.run import Run
 
 REFERENCES = ("unroll", "differences", "O0")
@@ -82,11 +82,14 @@ def command(
 ) -> None:
     """Compare every hypergradient of a program with independent references.
 
-    `unroll` and `differences` share no code with the strategies: they tell how far the plan's
-    hypergradient is from that of the nested problem. `O0` shares no code with the derivatives that
-    the compiler wrote: it tells whether those are right. Everything is computed in fp64 unless
-    `--set run.precision=...` says otherwise. The exit code is 1 when an error is larger than
-    --rtol: where the plan's strategy is an approximation, this is how good it is.
+    The levels below first do their steps. `unroll` and `differences` share no code with the
+    strategies: they tell how far the plan's hypergradient is from that of the nested problem. `O0`
+    shares no code with the derivatives that the compiler wrote: it tells whether those are right.
+    Everything is computed in fp64 unless `--set run.precision=...` says otherwise. The exit code is
+    1 when an error is larger than --rtol: where the plan's strategy is an approximation, this is
+    how good it is. `unroll` and `differences` need the solutions of the levels below: where there
+    are none, as of most networks, a warning says so and the other references decide; without any
+    the exit code is 3.
     """
     s = settings(parameters)
     names = tuple(word.strip() for word in against.split(",") if word.strip())
@@ -100,8 +103,16 @@ def command(
         if level not in wanted:
             said(f"error: `{level}` has no hypergradient; levels that have: {', '.join(wanted)}")
             raise Failed(2)
-    rows = _rows(run, plain, [n for n in wanted if not levels or n in levels], names, most, after)
-    _print(rows, rtol, s)
+    chosen = [n for n in wanted if not levels or n in levels]
+    rows, missing = _found(run, plain, chosen, names, most, after)
+    _print(rows, missing, rtol, s)
+    compared = {row.root for row in rows}
+    alone = [gone for gone in missing if gone.root not in compared]
+    for gone in missing:
+        what = "error" if gone in alone else "warning"
+        said(f"{what}: `{gone.root}` has no reference `{gone.reference}`: {gone.reason}")
+    if alone:
+        raise Failed(3)
     if any(not row.relative_error <= rtol for row in rows):
         raise Failed(1)
 
@@ -123,37 +134,52 @@ def _started(file: str, s: Settings, seed: int | None, plain: bool) -> tuple[Run
     raise Failed(1)
 
 
-def _rows(
+def _found(
     run: Run,
     plain: Run | None,
     levels: list[str],
     against: tuple[str, ...],
     most: int,
     after: int,
-) -> list[Comparison]:
+) -> tuple[list[Comparison], list[Missing]]:
     from bettyc.runtime.report import SolveError
 
     try:
         for _ in range(after):
             run.step()
-        return [row for level in levels for row in compare(run, level, against, most, plain)]
+        found = [compare(run, level, against, most, plain) for level in levels]
     except (RunError, SolveError) as error:
         said(f"error: {error}")
         raise Failed(3) from None
+    return [row for rows, _ in found for row in rows], [m for _, gone in found for m in gone]
 
 
 def compare(
     run: Run, level: str, against: tuple[str, ...], most: int, plain: Run | None = None
-) -> tuple[Comparison, ...]:
-    """The comparisons of one level, at the run's present variables; the run is left as it was, so
-    that a level is not checked where another check has solved it and its derivative vanishes.
+) -> tuple[tuple[Comparison, ...], tuple[Missing, ...]]:
+    """The comparisons of one level, at the run's present variables with those below at their
+    responses, and the references that cannot be had. The run is left as it was, so that a level is
+    not checked where another check has solved it and its derivative vanishes.
 
     plain: a run of the same program at -O0, for the reference of that name; it becomes a copy.
     """
+    from bettyc.runtime import checkpoint
+
+    kept = checkpoint.capture(run)
+    try:
+        run.executor.respond(level)
+        return _compared(run, level, against, most, plain)
+    finally:
+        checkpoint.restore(run, kept)
+
+
+def _compared(
+    run: Run, level: str, against: tuple[str, ...], most: int, plain: Run | None
+) -> tuple[tuple[Comparison, ...], tuple[Missing, ...]]:
     import torch
 
     from bettyc.runtime import checkpoint
-    from bettyc.runtime.gradcheck import Hyper, Piece, gradcheck
+    from bettyc.runtime.gradcheck import Hyper, Piece, compared
     from bettyc.runtime.nesting import Nest
     from bettyc.runtime.response import Point
 
@@ -176,17 +202,14 @@ def compare(
 
         return hyper
 
-    kept = checkpoint.capture(run)
-    try:
-        plainly = None if plain is None else by(plain)
-        return gradcheck(level, by(run), point, pieces, against, most, plainly)
-    finally:
-        checkpoint.restore(run, kept)
+    plainly = None if plain is None else by(plain)
+    return compared(level, by(run), point, pieces, against, most, plainly)
 
 
-def _print(rows: list[Comparison], rtol: float, s: Settings) -> None:
+def _print(rows: list[Comparison], missing: list[Missing], rtol: float, s: Settings) -> None:
     if s.format == "json":
         content = [asdict(row) | {"passed": row.relative_error <= rtol} for row in rows]
+        content += [asdict(gone) | {"passed": None} for gone in missing]
         click.echo(json.dumps(content, indent=2))
         return
     table = [("variable", "against", "relative error", "cosine", "ratio", "")]

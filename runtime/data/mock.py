@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +20,9 @@ COUNT = 10  # values of an int without labels
 def mocked(model: Model, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
     """Values for every data set, and stand-ins for every source from Python.
 
-    Reals are standard normal, labels and truth values uniform. The dims of `model` are bound, as in
-    a plan. The results are the `data` and `externs` of a run; the same seed gives the same values.
+    Reals are standard normal, truth values uniform, labels of all classes about equally often. The
+    dims of `model` are bound, as in a plan. The results are the `data` and `externs` of a run; the
+    same seed gives the same values.
     """
     draw = torch.Generator().manual_seed(seed)
     drawn = {d.name for d in model.draws}
@@ -61,4 +63,8 @@ def _tensor(type_: types.Tensor, draw: torch.Generator) -> Tensor:
     if type_.kind == "bool":
         return torch.rand(shape, generator=draw) < 0.5
     labels = type_.labels.value if type_.labels is not None else None
-    return torch.randint(labels or COUNT, shape, generator=draw)
+    if labels is None:
+        return torch.randint(COUNT, shape, generator=draw)
+    count = math.prod(shape)
+    # Every class occurs if there are rows enough: programs divide by how often.
+    return (torch.randperm(count, generator=draw) % labels).view(shape)

@@ -15,6 +15,26 @@ from bettyc.runtime.closed import ClosedProducts
 Bettyc = Callable[..., Any]
 
 REFERENCES = ["unroll", "differences", "O0"]
+NETWORK = """\
+data train : { x: real[40, 3], y: real[40] } from npz("a.npz")
+data val   : { x: real[20, 3], y: real[20] } from npz("b.npz")
+
+def error(net, part) = mean((net(part.x)[:, 0] - part.y)^2)
+
+level fit {
+  module net = mlp([3, 256, 1])
+  minimize error(net, train) * exp(tune.a)
+  optimizer = sgd(lr = 0.05)
+  steps     = 4
+  hypergrad = unroll
+}
+
+level tune {
+  var a : real = 0
+  minimize error(fit*.net, val)
+  optimizer = sgd(lr = 0.1)
+}
+"""
 THREE = """\
 dim n, d
 data all : { x: real[n, d], y: real[n] } from npz("missing.npz")
@@ -123,6 +143,29 @@ def test_o0_sees_the_batch_of_the_planned_hypergradient(bettyc: Bettyc, data: Pa
     result = bettyc("gradcheck", "--against", "O0", "--after", "2", "--rtol", "1e-9", "batches.mlo")
 
     assert result.code == 0
+
+
+def test_a_network_that_is_not_solved_is_checked_against_o0(bettyc: Bettyc, data: Path) -> None:
+    (data / "net.mlo").write_text(NETWORK)
+    result = bettyc("gradcheck", "--mock", "auto", "--format", "json", "net.mlo")
+
+    assert result.code == 0
+    o0, *gone = rows(result)
+    assert (o0["reference"], o0["passed"]) == ("O0", True)
+    assert o0["norm_ratio"] == pytest.approx(1, abs=1e-9)
+    assert [(row["reference"], row["passed"]) for row in gone] == [
+        ("unroll", None),
+        ("differences", None),
+    ]
+    assert "warning: `tune` has no reference `unroll`: level `fit` is not convex" in result.err
+
+
+def test_without_any_reference_the_check_fails(bettyc: Bettyc, data: Path) -> None:
+    (data / "net.mlo").write_text(NETWORK)
+    result = bettyc("gradcheck", "--mock", "auto", "--against", "differences", "net.mlo")
+
+    assert result.code == 3
+    assert "error: `tune` has no reference `differences`" in result.err
 
 
 def test_unknown_names_are_usage_errors(bettyc: Bettyc, data: Path) -> None:

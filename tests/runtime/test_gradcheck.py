@@ -12,10 +12,13 @@ from problems import Formula, Problem, normal, relative, ridge
 
 from bettyc.runtime.adjoint import Lower, hypergradient
 from bettyc.runtime.gradcheck import (
+    REFERENCES,
+    SMALL,
     Piece,
     by_differences,
     by_unrolling,
     compare,
+    compared,
     coordinates,
     gradcheck,
     respond,
@@ -163,6 +166,12 @@ def test_zero_references_have_defined_numbers():
 
     assert (same.cosine, same.relative_error, same.norm_ratio) == (1.0, 0.0, 1.0)
     assert (other.cosine, other.relative_error, other.norm_ratio) == (0.0, math.inf, math.inf)
+    small, slip = (
+        compare("r", "v", "x", 1e-9 * one, zero, 1.0),
+        compare("r", "v", "x", one, zero, 1),
+    )
+    assert small.relative_error == pytest.approx(math.sqrt(2) * 1e-9 / SMALL)
+    assert slip.relative_error == pytest.approx(math.sqrt(2) / SMALL)
     gone = compare("r", "v", "x", zero, one)
     assert (gone.cosine, gone.relative_error, gone.norm_ratio) == (0.0, 1.0, 0.0)
 
@@ -174,6 +183,44 @@ def test_a_level_that_has_no_solution_is_an_error():
     point = point_of(replace(problem, objectives={**problem.objectives, "fit": endless}))
     with pytest.raises(SolveError, match="fit"):
         gradcheck("tune", planned(problem, Exact()), point, [Piece("log_wd", 0, 6)])
+
+
+def test_a_variable_that_does_not_matter_is_measured_by_the_level():
+    """The same constant added to all logits: its gradient is zero, in floating point nearly."""
+    top = Formula("top", ("top",), lambda t: torch.log_softmax(t["top"][:3] + t["top"][3], 0)[0])
+    theta = {"top": normal(4, seed=2)}
+
+    def off(theta):
+        x = theta["top"].clone().requires_grad_()
+        (grad,) = torch.autograd.grad(torch.log_softmax(x[:3] + x[3], 0)[0], x)
+        return grad + 1e-12
+
+    point = point_of(Problem({"top": top}, theta, ("top",)))
+    rows = gradcheck("top", off, point, [Piece("w", 0, 3), Piece("b", 3, 4)], ("differences",))
+
+    assert worst(rows) < 1e-6
+
+
+def test_o0_needs_no_solution():
+    problem = ridge()
+    fit = problem.objectives["fit"]
+    endless = replace(fit, function=lambda t: t["fit"].sum() + (t["tune"] * t["fit"]).sum())
+    point = point_of(replace(problem, objectives={**problem.objectives, "fit": endless}))
+    here = []
+
+    def noted(theta):
+        here.append(theta)
+        return theta["tune"]
+
+    rows, missing = compared(
+        "tune", noted, point, [Piece("log_wd", 0, 6)], REFERENCES, plain=lambda t: 2 * t["tune"]
+    )
+
+    assert [row.reference for row in rows] == ["O0"]
+    assert rows[0].relative_error == pytest.approx(0.5)
+    assert [gone.reference for gone in missing] == ["unroll", "differences"]
+    assert all("fit" in gone.reason for gone in missing)
+    assert all(torch.equal(here[0][name], point.theta[name]) for name in point.theta)
 
 
 def test_unknown_reference():
