@@ -27,10 +27,16 @@ README = HERE / "README.md"
 BEGIN, END = "<!-- figures: made by figures.py -->", "<!-- end of figures -->"
 
 # How many seeds each program runs from; one where nothing is said.
-SEEDS = {"learning_by_ignoring": 5, "meta_weight_net": 5, "meta_weight_net_resnet": 5}
+SEEDS = {
+    "actor_critic": 5,
+    "learning_by_ignoring": 5,
+    "meta_weight_net": 5,
+    "meta_weight_net_resnet": 5,
+    "reward_shaping": 5,
+}
 
-# search_cells.py and omniglot_figures.py measure these.
-ELSEWHERE = {"darts", "darts_retrain", "loss_weights", "loss_weights_fixed"}
+# search_cells.py, omniglot_figures.py and tune_loss_weights.py measure these.
+ELSEWHERE = {"darts", "darts_retrain", "loss_weights", "loss_weights_fixed", "maml_omniglot"}
 
 Values = dict[str, dict[str, list[float]]]
 """By metric: "before" and "after", each with one value per seed. "before" may be left out."""

@@ -28,10 +28,10 @@ def mocked(model: Model, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]
     drawn = {d.name for d in model.draws}
     tasks = {level.task.of for level in model.levels if level.task is not None}
     data: dict[str, Any] = {}
-    externs = {e.name: _source(None, draw) for e in model.externs if e.kind == "source"}
+    externs = {e.name: _source(None) for e in model.externs if e.kind == "source"}
     for declared in model.data:
         if declared.samples or declared.name in drawn:
-            externs[declared.source.name] = _source(declared.type, draw)
+            externs[declared.source.name] = _source(declared.type)
         elif declared.name in tasks:
             data[declared.name] = [value(declared.type, draw) for _ in range(TASKS)]
         else:
@@ -39,16 +39,18 @@ def mocked(model: Model, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]
     return data, externs
 
 
-def _source(type_: types.Type | None, draw: torch.Generator) -> Callable[..., Any]:
-    """A source that makes a new batch at every call, whatever it is called with."""
+def _source(type_: types.Type | None) -> Callable[..., Any]:
+    """A source that makes a new batch at every call, whatever it is called with. Its numbers are
+    torch's own, which a run seeds for each batch: a batch drawn again is the same.
+    """
 
     def source(*positional: Any, **named: Any) -> Any:
-        return value(type_, draw) if type_ is not None else None
+        return value(type_, None) if type_ is not None else None
 
     return source
 
 
-def value(type_: types.Type, draw: torch.Generator) -> Any:
+def value(type_: types.Type, draw: torch.Generator | None) -> Any:
     """A tensor, or a dict of them for a record."""
     if isinstance(type_, types.Record):
         return {name: value(inner, draw) for name, inner in type_.fields}
@@ -56,7 +58,7 @@ def value(type_: types.Type, draw: torch.Generator) -> Any:
     return _tensor(type_, draw)
 
 
-def _tensor(type_: types.Tensor, draw: torch.Generator) -> Tensor:
+def _tensor(type_: types.Tensor, draw: torch.Generator | None) -> Tensor:
     shape = [UNKNOWN if d.value is None else d.value for d in type_.shape]
     if type_.kind == "real":
         return torch.randn(shape, generator=draw)

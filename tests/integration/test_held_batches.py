@@ -62,3 +62,13 @@ def test_a_level_with_batches_of_its_own_is_not_solved() -> None:
     own = own.replace("var w", "draw b from points(at = top.a, count = B)\n  var w")
     with pytest.raises(MloError, match="another batch"):
         bettyc.loads(own).compile(externs={"points": points})
+
+
+def test_a_made_up_batch_drawn_again_is_the_same() -> None:
+    """`gradcheck --mock` compares hypergradients of one batch, which is put back in between."""
+    run = bettyc.loads(TEXT, mock={}).compile().start(seed=0)
+    first, again = (run.hypergrad("top").flat for _ in range(2))
+
+    assert torch.equal(first, again)
+    run.step()
+    assert not torch.equal(run.hypergrad("top").flat, first)
