@@ -227,6 +227,8 @@ def _not_sama(f: Facts, optimizer: Call) -> str | None:
         return "it takes more than one step"
     if not OPTIMIZERS[optimizer.name].differentiable:
         return f"`{optimizer.name}` is not differentiable"
+    if f.start != "warm":
+        return "an optimizer's first step: Adam's hardly moves with the gradient"
     if f.nested:
         return "its step is itself a hypergradient"
     if f.precision == "fp16":

@@ -13,6 +13,7 @@ from bettyc.model import Call, Level
 from bettyc.onepass import DATA, rewrite
 from bettyc.ops import OPAQUE, OPS
 from bettyc.plan import Kernel
+from bettyc.strategies import STRATEGIES
 from bettyc.types import Tensor
 
 ONCE = "compiled C on a CPU; on a GPU Triton, for weights and softmax; else torch, in two passes"
@@ -23,7 +24,7 @@ def kernels(graph: Graph, level: Level, strategy: Call, total: str, precision: s
 
     graph: nodes are added to it.
     """
-    plain = _not_by_formula(graph, level, total, precision)
+    plain = _not_by_formula(graph, level, strategy, total, precision)
     if plain is not None:
         return [Kernel("product", "autograd", plain), *_solve(strategy, plain)]
     own = [
@@ -79,7 +80,9 @@ def _solve(strategy: Call, beside: str | None) -> list[Kernel]:
     return [Kernel("solve", "cg_pass", reason)]
 
 
-def _not_by_formula(graph: Graph, level: Level, total: str, precision: str) -> str | None:
+def _not_by_formula(
+    graph: Graph, level: Level, strategy: Call, total: str, precision: str
+) -> str | None:
     """Why autograd takes the derivatives, or None."""
     if level.task is not None:
         return "it has replicas"
@@ -95,10 +98,23 @@ def _not_by_formula(graph: Graph, level: Level, total: str, precision: str) -> s
         or (node.op in OPS and OPS[node.op].torch is None)
     }
     if opaque:
-        return f"no formula for {', '.join(f'`{name}`' for name in sorted(opaque))}"
+        names = ", ".join(f"`{name}`" for name in sorted(opaque))
+        return f"no formula for {names}; {_twice(strategy)}"
     if any(v.domain is not None and v.domain.name == "simplex" for v in level.variables):
         return "a variable lies on a simplex"
     return None
+
+
+def _twice(strategy: Call) -> str:
+    """What becomes of operators that torch differentiates once, such as fused attention. Only a run
+    finds them: they are inside of what comes from Python.
+    """
+    needs = STRATEGIES[strategy.name].needs
+    if needs in ("nothing", "gradient") or strategy.name in ("sama", "zeroth_order"):
+        return "no second derivative is taken"
+    if strategy.name == "forward":
+        return "an operator without a second derivative ends the run"
+    return "operators without a second derivative get differences of gradients, with a warning"
 
 
 def _meets_data(graph: Graph, objective: int) -> bool:

@@ -55,6 +55,19 @@ def test_auto(settings: str, extra: str, batch: bool, name: str, options: dict[s
     assert next(c for c in level.strategy_candidates if c.taken).reason
 
 
+def test_the_first_step_of_an_optimizer_is_not_asked_for_its_derivative() -> None:
+    """Adam's first step is the sign of the gradient: it hardly moves with anything."""
+    text = TEXT.replace("var log_wd", "var w0 : real[d] = zeros\n  var log_wd")
+    text = (
+        text.replace("DRAW", "").replace("ROWS", "train").replace("EXTRA", "sum(cos(w - tune.w0))")
+    )
+    copied = text.replace("SETTINGS", "optimizer = adam(lr = 0.1)  start = copy(tune.w0)")
+    warm = text.replace("SETTINGS", "optimizer = adam(lr = 0.1)")
+
+    assert bettyc.loads(copied).plan().level("fit").strategy.name == "finite_diff"
+    assert bettyc.loads(warm).plan().level("fit").strategy.name == "sama"
+
+
 @pytest.mark.parametrize("optimizer", ["auto", "newton", "lbfgs"])
 @pytest.mark.parametrize("strategy", ["unroll", "forward", "sama", "fixed_point", "zeroth_order"])
 def test_replays_of_an_optimizer_that_solves_are_refused(strategy: str, optimizer: str) -> None:

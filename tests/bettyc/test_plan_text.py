@@ -94,6 +94,29 @@ def test_why_gives_the_reasons_for_and_against_with_places() -> None:
     assert "optimizers" not in text(plan)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("", "sama|no second derivative is taken"),
+        ("steps = 3  start = reset", "unroll|get differences of gradients"),
+        ("hypergrad = minres", "minres|get differences of gradients"),
+        ("hypergrad = forward", "forward|ends the run"),
+        ("hypergrad = finite_diff", "finite_diff|no second derivative is taken"),
+    ],
+)
+def test_what_becomes_of_operators_without_a_second_derivative_is_said(
+    settings: str, said: str
+) -> None:
+    """Whether a network from Python has any is not known before it runs."""
+    program = (NINE / "d_darts.mlo").read_text()
+    program = program.replace("  steps       = 1\n  hypergrad   = auto", f"  {settings}")
+    strategy, reason = said.split("|")
+    lines = section(text(plan_of(program), why=True), "hypergradients")
+
+    assert any(line.strip().startswith(f"weights   {strategy}") for line in lines)
+    assert any("no formula for" in line and reason in line for line in lines)
+
+
 def test_what_is_not_known_is_said() -> None:
     shown = text(plan_of((NINE / "a_logreg_hpo.mlo").read_text()))
 
