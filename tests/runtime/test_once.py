@@ -170,3 +170,23 @@ def test_single_precision_keeps_three_digits() -> None:
         for m in (Fused, Attention)
     )
     torch.testing.assert_close(once, twice, rtol=1e-3, atol=1e-6)
+
+
+class Chosen(Attention):
+    """The operator that torch chooses for the precision."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+@pytest.mark.parametrize(("precision", "rtol"), [("fp64", 1e-6), ("fp32", 2e-3), ("bf16", 1e-2)])
+def test_auto_goes_through_attention_in_every_precision(precision: str, rtol: float) -> None:
+    text = TEXT.replace("STRATEGY", "auto").replace("fp64", precision)
+    once, twice = (
+        start(text, {"all": classification()}, {"net": m}).hypergrad("tune")
+        for m in (Chosen, Attention)
+    )
+
+    torch.testing.assert_close(once.flat, twice.flat, rtol=rtol, atol=1e-6)
+    assert once.report[0].strategy == "unroll"
+    assert "differences of gradients, as torch says" in once.report[0].note
