@@ -26,7 +26,8 @@ def rollouts(policy: Tensor, copies: int, steps: int, again: bool = True) -> dic
 
     Rows are ordered by step, then by pole. s, s2: scaled states, shape (copies * steps, 4), before
     and after an action a; f, f2: their features. r: the reward; done: 1 where the pole has fallen.
-    A pole that falls starts again, or with again = False rests. `score` is the mean length of the first episodes: at most
+    A pole that falls starts again, or with again = False rests. `score` is the mean length of the
+    first episodes: at most
     `steps`, and the return without discount.
     """
     poles = [gym.make("CartPole-v1", max_episode_steps=steps) for _ in range(copies)]
