@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -173,12 +174,14 @@ def mock_sizes(model: Model, given: Mapping[str, int]) -> dict[str, int]:
     rows = {n for d in model.data if d.rows is not None for n in d.rows.names}
     parts = {p.rows.names for s in model.splits for p in s.parts}
     derived = {n for names_ in parts for n in names_}
-    batch, classes = _largest_batch(model), _most_classes(model)
+    smallest = min((p.fraction for s in model.splits for p in s.parts), default=1.0)
+    few = max(3 * _largest_batch(model), math.ceil(_largest_batch(model) / (smallest or 1.0)))
+    classes = _most_classes(model)
     sizes: dict[str, int] = {}
     for k, name in enumerate(names):
         if name in given or name in derived:
             continue
-        sizes[name] = max(24, 3 * batch, 3 * classes) + k if name in rows else 3 + k % 5
+        sizes[name] = max(24, few, 3 * classes) + k if name in rows else 3 + k % 5
     return {**sizes, **given}
 
 
