@@ -39,6 +39,8 @@ def rows_of(path: Path, against: tuple[str, ...], profile: str | None) -> int:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
 def test_the_compiler_derives_what_plain_autograd_does(path: Path) -> None:
+    if '"cartpole:' in path.read_text():
+        pytest.importorskip("gymnasium")
     count = rows_of(path, ("O0",), "smoke")
 
     assert (count > 0) == (path.stem not in SINGLE)
