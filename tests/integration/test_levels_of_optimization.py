@@ -242,6 +242,8 @@ def test_every_program_of_the_library(path: Path) -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples(path: Path) -> None:
+    if '"cartpole:' in path.read_text():
+        pytest.importorskip("gymnasium")
     program = bettyc.load(path, profile="smoke", set={"run.precision": "fp64"})
     program.check().raise_if_errors()
     agree([program.compile(opt=opt).start(seed=0) for opt in LEVELS], 1e-6)
