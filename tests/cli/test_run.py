@@ -439,7 +439,8 @@ def test_progress_is_shown_on_a_terminal(bettyc: Bettyc, data: Path) -> None:
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "bettyc", "run", "good.mlo"],
-        stdout=subprocess.PIPE, stderr=follower, env={**os.environ, "TERM": "xterm"}, cwd=data,
+        stdout=subprocess.PIPE, stderr=follower, cwd=data,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "220"},
     )  # fmt: skip
     os.close(follower)
     shown = b""
@@ -453,7 +454,7 @@ def test_progress_is_shown_on_a_terminal(bettyc: Bettyc, data: Path) -> None:
 
     assert process.returncode == 0
     assert b"3/3" in shown
-    assert b"loss" in shown
+    assert all(word in shown for word in (b"loss", b"grad", b"residual", b"/s", b"left"))
     assert b"\x1b" not in out
     assert out.startswith(b"program  good\n")
 
