@@ -70,7 +70,9 @@ class Views(Memory):
         return replace(value, shape=shape, make=lambda i: value.at(within(value.shape, i)))
 
     def _narrow(self, node: Node, shape: tuple[int, ...]) -> Value:
-        return self._piece(node, shape, node.attr("axis"), self._bound(node.attr("start")))
+        return self._piece(
+            node, shape, node.attr("axis") % len(shape), self._bound(node.attr("start"))
+        )
 
     def _piece(self, node: Node, shape: tuple[int, ...], axis: int, start: int) -> Value:
         value = self._read(node.args[0])
@@ -134,7 +136,7 @@ class Views(Memory):
         return found
 
     def _pad(self, node: Node, shape: tuple[int, ...]) -> Value:
-        axis, start = node.attr("axis"), self._bound(node.attr("start"))
+        axis, start = node.attr("axis") % len(shape), self._bound(node.attr("start"))
         value = self._read(node.args[0])
         length = value.shape[axis]
         if value.shape == shape:
@@ -174,7 +176,7 @@ class Views(Memory):
         return to
 
     def _scatter(self, node: Node, shape: tuple[int, ...]) -> Value:
-        axis = node.attr("axis")
+        axis = node.attr("axis") % len(shape)
         value, rows = (self._read(a) for a in node.args)
         if axis != 0 or len(rows.shape) != 1:
             raise Unsupported("scatter along another axis")

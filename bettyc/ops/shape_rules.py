@@ -58,7 +58,7 @@ def scatter_forward(node: Term, tangents: Sequence[Term | None]) -> Term | None:
 
 
 def concat_reverse(node: Term, g: Term) -> Sequence[Term | None]:
-    axis, start = node.attr("axis"), number(0)
+    axis, start = node.attr("axis") % len(node.shape), number(0)
     pieces = []
     for operand in node.operands:
         type_ = Tensor("real", operand.shape)

@@ -189,3 +189,17 @@ def test_a_large_tensor_is_torchs() -> None:
     )
     with pytest.raises(emit_c.Unsupported, match="elements"):
         run(graph, [x.call("exp").index], [None], {}, torch.float32)
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_pieces_along_an_axis_from_the_end(axis: int) -> None:
+    """Of an expression that is nowhere in memory."""
+    graph = Graph()
+    x = Term(graph, graph.leaf("var", Tensor("real", (number(3), number(6))), level="l", name="x"))
+    piece = Tensor("real", (number(3), number(2)))
+    narrow = (x * 2.0).make("narrow", piece, axis=axis, start=number(4).terms)
+    pad = (narrow + 1.0).make("pad", x.tensor, axis=axis, start=number(1).terms)
+    value = torch.arange(18.0).view(3, 6)
+    found = run(graph, [narrow.index, pad.index], [None, None], {"x": value}, torch.float32)
+    assert torch.equal(found[0], 2 * value[:, 4:])
+    assert torch.equal(found[1], torch.nn.functional.pad(2 * value[:, 4:] + 1, (1, 3)))
