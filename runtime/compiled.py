@@ -17,8 +17,8 @@ from bettyc.runtime.link import Linked
 from bettyc.runtime.objective import Frame
 
 Theta = Mapping[str, Tensor]
-# Updates of a level after which code of its own has repaid its compilation: 0.1 to 0.3 s for each of
-# some three functions, whose calls save about 0.4 ms (an mlp of 85,000 parameters, batch 100).
+# Updates of a level after which code of its own has repaid its compilation: 0.1 to 0.3 s for each
+# of some three functions, whose calls save about 0.4 ms (an mlp of 85,000 parameters, batch 100).
 REPAID = 2000
 
 
