@@ -31,6 +31,7 @@ from bettyc.runtime.link import Linked
 from bettyc.runtime.modules import raised_in
 from bettyc.runtime.naming import argument, plain, source
 from bettyc.runtime.objective import Frame
+from bettyc.runtime.pieces import split
 from bettyc.runtime.randomness import masks
 from bettyc.runtime.replicas import Replicas
 
@@ -210,6 +211,8 @@ class _Writer:
         lines = [f"def {name}_at(theta, frame):"]
         if any("columns[" in v for v in values):
             lines.append("    columns = frame.columns")
+        cut, values = split(values, {n: x.size for n, x in self.linked.layouts.items()})
+        lines += [f"    {line}" for line in cut]
         lines.append(f"    return {name}(")
         lines += [f"        {value}," for value in values]
         return "\n".join([*lines, "    )"])
