@@ -31,9 +31,15 @@ SEEDS = {
     "actor_critic": 5,
     "gan": 3,
     "learning_by_ignoring": 5,
+    "learning_to_reweight": 5,
     "meta_weight_net": 5,
     "meta_weight_net_resnet": 5,
     "reward_shaping": 5,
+}
+
+# Other settings under which a program is measured too, by the suffix of their figures.
+VARIANTS: dict[str, dict[str, dict[str, int | str]]] = {
+    "learning_to_reweight": {"": {}, "_uniform": {"background": -1}},
 }
 
 # search_cells.py, omniglot_figures.py and tune_loss_weights.py measure these.
@@ -59,16 +65,16 @@ def keep(
     (KEPT / f"{name}.json").write_text(text + "\n")
 
 
-def measure(path: Path) -> None:
-    """Run one program from each of its seeds."""
+def measure(path: Path, suffix: str, values: Mapping[str, int | str]) -> None:
+    """Run one program from each of its seeds, with other values of its settings."""
     metrics: Values = {}
     begin = time.perf_counter()
     count = SEEDS.get(path.stem, 1)
     model = bettyc.load(path).checked.model
     seeded = model is not None and any(p.path == "seed" for p in model.params)
     for seed in range(count):
-        values = {"seed": str(seed)} if seeded else {}
-        run = bettyc.load(path, set=values).compile().start(seed=seed)
+        own = {"seed": seed} if seeded else {}
+        run = bettyc.load(path, set={**own, **values}).compile().start(seed=seed)
         first = run.step()
         before = first.metrics or run.metrics()
         last = first if first.stopped else run.to_end()
@@ -77,7 +83,7 @@ def measure(path: Path) -> None:
             columns = metrics.setdefault(metric, {"before": [], "after": []})
             columns["before"].append(before[metric])
             columns["after"].append(after[metric])
-    keep(path.stem, metrics, (time.perf_counter() - begin) / count)
+    keep(path.stem + suffix, metrics, (time.perf_counter() - begin) / count, values)
 
 
 def cell(values: list[float]) -> str:
@@ -115,8 +121,9 @@ def main(arguments: list[str]) -> None:
     if "--table" not in arguments:
         for path in sorted(HERE.glob("*.mlo")):
             if path.stem not in ELSEWHERE and (not names or path.stem in names):
-                print(path.stem, flush=True)
-                measure(path)
+                for suffix, values in VARIANTS.get(path.stem, {"": {}}).items():
+                    print(path.stem + suffix, flush=True)
+                    measure(path, suffix, values)
     write_table()
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn.functional import cross_entropy
 
 import bettyc
 
@@ -46,3 +50,44 @@ def test_hyper_cleaning_separates_clean_from_corrupted_labels() -> None:
 
     assert last.metrics["test_acc"] > last.metrics["test_acc_plain"] + 0.1
     assert last.metrics["auc"] > 0.85
+
+
+def test_learning_to_reweight_takes_the_steps_of_the_paper(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ren et al. 2018, algorithm 1, written out; every batch is the whole training set."""
+    torch.set_num_threads(1)
+    path = EXAMPLES[0].parent / "learning_to_reweight.mlo"
+    values = {"B": 1190, "run.precision": "fp64", "run.eval": "every(3)", "run.steps": 3}
+    run = bettyc.load(path, set=values).compile().start()
+    net = run["student"].net
+    theta = {name: p.detach().clone() for name, p in net.named_parameters()}
+    speed = {name: torch.zeros_like(p) for name, p in theta.items()}
+    monkeypatch.syspath_prepend(str(path.parent))
+    digits = importlib.import_module("long_tail").digits
+    monkeypatch.delitem(sys.modules, "long_tail")
+    train, meta = (
+        {k: torch.from_numpy(v) for k, v in digits(part, 1, 0.4, 0, background=0).items()}
+        for part in ("train", "meta")
+    )
+
+    def losses(at: dict[str, torch.Tensor], part: dict[str, torch.Tensor]) -> torch.Tensor:
+        out = torch.func.functional_call(net, at, (part["x"].flatten(1),))
+        return cross_entropy(out, part["y"], reduction="none")
+
+    for _ in range(3):
+        start = {name: p.clone().requires_grad_() for name, p in theta.items()}
+        weight = torch.zeros(1190, dtype=torch.float64, requires_grad=True)
+        weighted = (weight * losses(start, train)).mean()
+        slopes = torch.autograd.grad(weighted, list(start.values()), create_graph=True)
+        ahead = {n: p - 0.03 * g for (n, p), g in zip(start.items(), slopes, strict=True)}
+        down = torch.relu(-torch.autograd.grad(losses(ahead, meta).mean(), weight)[0])
+        assert 0 < int((down > 0).sum()) < 1190
+        step = (down / (down.mean() + 1e-12) * losses(start, train)).mean()
+        for name, g in zip(start, torch.autograd.grad(step, list(start.values())), strict=True):
+            speed[name] = 0.9 * speed[name] + g
+            theta[name] = theta[name] - 0.03 * speed[name]
+    *_, _last = run
+
+    for name, p in run["student"].net.named_parameters():
+        torch.testing.assert_close(p.detach(), theta[name], rtol=1e-9, atol=1e-11)
