@@ -126,7 +126,7 @@ class Closed:
         for level in levels:
             if self._joined(level):
                 slots = self.leaves[level]
-                whole = sum(s.stop - s.start for s, _ in slots) == theta[level].numel()
+                whole = sum(s.stop - s.start for s, _ in slots) == theta[level].shape[-1]
                 found[level] = (torch.empty_like if whole else torch.zeros_like)(theta[level])
         return found
 
@@ -152,10 +152,10 @@ class Closed:
         if part is None:
             return torch.zeros_like(like)
         slot = self.leaves[level][0][0]
-        if slot.stop - slot.start == like.numel():
+        if slot.stop - slot.start == like.shape[-1]:
             return part.reshape(like.shape)
         flat = torch.zeros_like(like)
-        flat[slot.start : slot.stop] = part.reshape(-1)
+        flat[..., slot.start : slot.stop] = part.reshape(*like.shape[:-1], -1)
         return flat
 
     def slope(self, theta: Theta, frame: Frame) -> Callable[[], Tensor]:
@@ -463,7 +463,7 @@ class Closed:
         into = self._into(outputs, wrt, sources)
 
         def leaf(index: int, node: Node) -> str:
-            text = _slice(slices[index]) if index in slices else self._source(node)
+            text = self._part(slices[index]) if index in slices else self._source(node)
             word = "v" if node.op == "direction" and len(slices) == 1 else argument(node)
             word = plain(word)
             while sources.get(word, text) != text:
@@ -518,14 +518,21 @@ class Closed:
                 name = f"out_{plain(level)}_{plain(slot.name)}" if self._joined(level) else None
                 names.append(name)
                 if name:
-                    sources[name] = _slice(slot, f'out["{level}"]')
+                    sources[name] = self._part(slot, f'out["{level}"]', level)
         return [*[None] * (len(outputs) - len(names)), *names]
 
     def _source(self, node: Node) -> str:
         if node.op == "var" and node.attr("free"):
             slot = self.linked.layouts[node.attr("level")].slot(node.attr("name"))
-            return _slice(slot, f'theta["{node.attr("level")}"]')
+            return self._part(slot, f'theta["{node.attr("level")}"]', node.attr("level"))
         return source(self.linked, node)
+
+    def _part(self, slot: Slot, flat: str = "v", level: str = "") -> str:
+        """A variable's part of a flat tensor of its level, in its free shape."""
+        if not slot.free:
+            return f"{flat}[{slot.start}]"
+        text = f"{flat}[{slot.start}:{slot.stop}]"
+        return text if len(slot.free) == 1 else f"{text}.view({', '.join(map(str, slot.free))})"
 
 
 class ClosedProducts:
@@ -541,7 +548,8 @@ class ClosedProducts:
     ) -> None:
         self.into = into
         self.count = 0
-        self._closed, self._theta, self._frame = closed, theta, frame
+        # a dictionary of its own: that of a run goes on to other variables
+        self._closed, self._theta, self._frame = closed, {**theta}, frame
         self._own = theta[closed.level]
         self.size = self._own.numel()
         prologue, self._hessian, self._cross = functions
@@ -619,14 +627,6 @@ class ClosedProducts:
         return 0.5 * (rows + rows.T)
 
 
-def _slice(slot: Slot, flat: str = "v") -> str:
-    """A variable's part of a flat tensor, in its free shape."""
-    if not slot.free:
-        return f"{flat}[{slot.start}]"
-    text = f"{flat}[{slot.start}:{slot.stop}]"
-    return text if len(slot.free) == 1 else f"{text}.view({', '.join(map(str, slot.free))})"
-
-
 def signed(linked: Linked, level: Level) -> tuple[int, tuple[str, ...]]:
     """The node of a level's objective so that smaller is better, and the levels whose variables it
     reads with a gradient, its own first.
@@ -642,7 +642,7 @@ def closed(linked: Linked, level: Level) -> Closed | None:
     """The closed form of a level's objective, or None where a part of it is opaque."""
     graph = linked.graph
     root, levels = signed(linked, level)
-    if level.task is not None or any(_opaque(graph, i) for i in graph.reachable([root])):
+    if any(_opaque(graph, i) for i in graph.reachable([root])):
         return None
     if linked.plan.level(level.name).precision in ("bf16", "fp16"):
         return None

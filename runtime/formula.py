@@ -16,6 +16,7 @@ import linecache
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from bettyc.expr import Graph, Node
 from bettyc.model import Level
 from bettyc.runtime import domains
 from bettyc.runtime.closed import Closed, closed, signed
+from bettyc.runtime.closed_replicas import ClosedReplicas, of_all
 from bettyc.runtime.held import Held
 from bettyc.runtime.link import Linked
 from bettyc.runtime.modules import raised_in
@@ -84,6 +86,11 @@ class Formula:
         self.once: str | None = None
         self.held: Held | None = None
         self.replicas: Replicas | None = None
+
+    @cached_property
+    def closed_replicas(self) -> ClosedReplicas | None:
+        """`closed` for all replicas of its level at once; None where it has no such form."""
+        return None if self.closed is None else of_all(self.closed)
 
     def __call__(self, theta: Mapping[str, Tensor], frame: Frame) -> Any:
         if self._plain:

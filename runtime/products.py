@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bettyc.runtime.objective import Frame, Objective
-from bettyc.runtime.slope import slope, value_of
+from bettyc.runtime.slope import slope, together, value_of
 
 
 class Products:
@@ -118,18 +118,28 @@ def products(
     objective: Objective, theta: Mapping[str, Tensor], frame: Frame, into: Sequence[str] = ()
 ) -> Products:
     """Second derivatives of an objective: by formula where it has them, else by autograd."""
-    form = by_formula(objective, theta, [objective.level, *into])
+    form = by_formula(objective, theta, frame, [objective.level, *into])
     if form is not None and form.leaves[objective.level]:
-        return form.products(theta, frame, into)  # type: ignore[no-any-return]
+        with torch.no_grad():
+            return form.products(theta, frame, into)  # type: ignore[no-any-return]
     return Products(objective, theta, frame, into)
 
 
-def by_formula(objective: Objective, theta: Mapping[str, Tensor], wrt: Sequence[str]) -> Any:
-    """The closed form of an objective if it covers the levels `wrt`, or None."""
+def by_formula(
+    objective: Objective, theta: Mapping[str, Tensor], frame: Frame, wrt: Sequence[str]
+) -> Any:
+    """The closed form of an objective if it covers the levels `wrt`, or None; of a replicated level
+    that for all replicas together, where they are evaluated so.
+    """
     form = getattr(objective, "closed", None)
-    if form is None or any(n not in form.levels or theta[n].ndim != 1 for n in wrt):
+    level = objective.level
+    if form is None or any(n not in form.levels for n in wrt):
         return None
-    return form
+    if any(theta[n].ndim != 1 for n in wrt if n != level):
+        return None
+    if theta[level].ndim == 1:
+        return form
+    return objective.closed_replicas if together(objective, theta, frame) else None  # type: ignore[attr-defined]
 
 
 def gradients(
@@ -138,7 +148,7 @@ def gradients(
     """The value, scalar, and the first derivatives with respect to theta[l] for l in `wrt`; all
     detached.
     """
-    form = by_formula(objective, theta, wrt)
+    form = by_formula(objective, theta, frame, wrt)
     if form is not None:
         with torch.no_grad():
             return form.gradients(theta, frame, wrt)  # type: ignore[no-any-return]
@@ -161,7 +171,7 @@ def nearby(
 
     What the objective detaches stays what it is at theta: it is no function of the variables.
     """
-    form = by_formula(objective, theta, [objective.level, *wrt])
+    form = by_formula(objective, theta, frame, [objective.level, *wrt])
     if form is not None:
         with torch.no_grad():
             at = form.nearby(theta, frame, wrt)

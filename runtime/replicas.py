@@ -1,5 +1,8 @@
 """All replicas of a `foreach` level at once, by vmap, or one after another.
 
+Objectives that are algebra are not evaluated here: their derivatives are written for all replicas
+(`bettyc.runtime.closed_replicas`) where this says that they are taken together.
+
 vmap costs one operator for all replicas in place of one each, which wins where operators are small:
 their number, not their arithmetic, is then what takes the time. A loop is as fast where operators
 are large, holds the intermediate values of one replica at a time, and takes any network. `auto`
@@ -86,6 +89,11 @@ class Replicas:
         """The same, one replica after another."""
         rows = theta[self.level].unbind()
         return torch.stack([body(*self.one(theta, frame, i, row)) for i, row in enumerate(rows)])
+
+    def stacked(self, frame: Frame) -> Frame:
+        """The frame in which the columns of the one task are those of all, along a first axis."""
+        tasks = {**frame.tasks, self.level: (self._columns(frame),)}
+        return replace(frame, tasks=tasks, replica={**frame.replica, self.level: 0})
 
     def batched(self, body: Body, theta: Mapping[str, Tensor], frame: Frame) -> Tensor:
         """The same by vmap."""

@@ -35,7 +35,7 @@ from bettyc.runtime.optimizers.rule import Rule
 from bettyc.runtime.optimizers.solvers import SOLVERS, Solved
 from bettyc.runtime.precision import tf32
 from bettyc.runtime.problem import Problem
-from bettyc.runtime.products import Products
+from bettyc.runtime.products import Products, gradients, products
 from bettyc.runtime.scaling import Scaler
 from bettyc.runtime.slope import replica, together
 from bettyc.runtime.state import State, drawn, fresh
@@ -429,8 +429,12 @@ class Stage:
         if together(self.objective, theta, frame):
             if self._keeps_slopes:
                 others = [n for n in self.objective.reads if n != name]
-                self._slope = Products(self.objective, theta, frame, others)
-                return self._slope.value / self.replicas, self._slope.gradient
+                self._slope = products(self.objective, theta, frame, others)
+                with torch.no_grad():
+                    return self._slope.value / self.replicas, self._slope.gradient
+            if self.objective.closed_replicas is not None:
+                value, slopes = gradients(self.objective, theta, frame, [name])
+                return value / self.replicas, slopes[name]
             own = theta[name].detach().requires_grad_()
             assert self.objective.replicas is not None
             values = self.objective.replicas.batched(self.objective, {**theta, name: own}, frame)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import torch
 
+from bettyc.model import Call, Level
 from bettyc.plan import Instruction, Plan, Repeat, Solve, Step
 from bettyc.runtime.closed import Closed, closed
+from bettyc.runtime.closed_replicas import ClosedReplicas, of_all
 from bettyc.runtime.layout import layout
 from bettyc.runtime.link import DTYPES, Linked
 from bettyc.strategies import STRATEGIES
@@ -32,7 +34,7 @@ def derivatives(plan: Plan) -> dict[str, str]:
         plan, plan.graph(), sizes, layouts, {}, {}, {}, {}, torch.device("cpu"),
         DTYPES[plan.precision],
     )  # fmt: skip
-    found = {level.name: closed(linked, level) for level in plan.model.levels}
+    found = {level.name: _form(linked, level) for level in plan.model.levels}
     forms = {name: form for name, form in found.items() if form is not None}
     _write(plan, plan.program, forms)
     return {
@@ -40,6 +42,14 @@ def derivatives(plan: Plan) -> dict[str, str]:
         for level in plan.order
         for name, text in (forms[level].texts if level in forms else {}).items()
     }
+
+
+def _form(linked: Linked, level: Level) -> Closed | None:
+    """That of all replicas at once for a `foreach` level, unless the program says `loop`."""
+    form = closed(linked, level)
+    if form is None or level.task is None or level.setting("replicas") == Call("loop"):
+        return form
+    return of_all(form) or form
 
 
 def _write(plan: Plan, program: tuple[Instruction, ...], forms: dict[str, Closed]) -> None:
@@ -54,7 +64,7 @@ def _write(plan: Plan, program: tuple[Instruction, ...], forms: dict[str, Closed
 def _level(plan: Plan, instruction: Step | Solve, forms: dict[str, Closed]) -> None:
     name, pulls = instruction.level, plan.sweep(instruction.level)
     form = forms.get(name)
-    if form is not None:
+    if form is not None and not isinstance(form, ClosedReplicas):  # those are written as a whole
         reads = [p.level for p in pulls if p.level in form.levels]
         if isinstance(instruction, Step) and not pulls:
             form.write_slope()
@@ -63,7 +73,9 @@ def _level(plan: Plan, instruction: Step | Solve, forms: dict[str, Closed]) -> N
             form.write_products(())
     for pull in pulls:
         lower, needs = forms.get(pull.level), STRATEGIES[plan.level(pull.level).strategy.name].needs
-        if lower is None or any(n not in lower.levels for n in pull.into):
+        if lower is None or isinstance(lower, ClosedReplicas):
+            continue
+        if any(n not in lower.levels for n in pull.into):
             continue
         if needs == "hvp" and lower.leaves[pull.level]:
             lower.write_products(pull.into)

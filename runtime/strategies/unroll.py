@@ -94,7 +94,7 @@ def _reverse(
     """
     if _sloped(path, options):
         return reverse(system, Kept(path), path, point, start, end, a_theta, a_state)
-    form = by_formula(system.objective, system.theta, [system.level, *system.into])
+    form = by_formula(system.objective, system.theta, system.frame, [system.level, *system.into])
     if form is not None and form.leaves[system.level] and not options.first_order:
         return reverse(system, form, path, point, start, end, a_theta, a_state)
     leaves = {name: system.theta[name].detach().requires_grad_() for name in system.into}

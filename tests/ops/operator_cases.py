@@ -71,9 +71,9 @@ def sizes(seed: int) -> dict[str, int]:
     return dict.fromkeys(names, 1) if seed == 0 else dict(zip(names, draws, strict=True))
 
 
-def sample(case: Case, seed: int) -> list[torch.Tensor]:
-    """Operands in float64, int64 and bool."""
-    generator = torch.Generator().manual_seed(1000 + seed)
+def sample(case: Case, seed: int, draw: int = 0) -> list[torch.Tensor]:
+    """Operands in float64, int64 and bool; every draw has other values of the same sizes."""
+    generator = torch.Generator().manual_seed(1000 + seed + 10000 * draw)
     bound = {k: number(v) for k, v in sizes(seed).items()}
     values = []
     for text in case.operands:

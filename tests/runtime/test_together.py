@@ -108,6 +108,77 @@ def test_vmap_and_loop_agree_to_rounding(
     assert (looped.replicas, batched.replicas) == ({"adapt": "loop"}, {"adapt": "vmap"})
 
 
+@pytest.mark.parametrize(
+    ("strategy", "prox", "optimizer"),
+    [
+        ("unroll", "", "sgd(lr = 0.1)"),
+        ("unroll(recompute = true)", NEAR, "adam(lr = 0.01)"),
+        ("unroll", NEAR, "sgd(lr = 0.1, momentum = 0.9)"),
+        ("cg(tol = 1e-12)", NEAR, "sgd(lr = 0.1)"),
+        ("sama", NEAR, "sgd(lr = 0.1)"),
+    ],
+)
+def test_formulas_of_all_replicas_agree_with_autograd(
+    strategy: str, prox: str, optimizer: str
+) -> None:
+    given: dict[str, Any] = {"strategy": strategy, "prox": prox, "optimizer": optimizer}
+    autograd, formulas = (run("vmap", **given, opt=opt) for opt in (0, 1))
+
+    tolerance = (
+        {"rtol": 1e-5, "atol": 1e-7} if strategy == "sama" else {"rtol": 1e-9, "atol": 1e-11}
+    )
+    torch.testing.assert_close(moved(autograd), moved(formulas), **tolerance)
+    assert formulas._parts.stages["adapt"].objective.closed_replicas is not None
+
+
+VARIED = """
+mlo 0.1
+dim S = 4, C = 3
+data tasks : { a: { x: real[S, 2], y: int<C>[S] }, b: { x: real[S, 2], y: int<C>[S] } }
+  from memory()
+level adapt foreach t in tasks(batch = 3) {
+  var w : real[2, C] = zeros
+  var scale : real in positive = 0.5
+  var frozen : real[C] = fill(0.3)
+  var bias : real[C] = zeros
+  minimize mean(xent(scale * t.a.x @ w + bias + frozen, t.a.y)) + 0.5 * sum(exp(meta.log_wd) * w^2)
+    + 0.1 * meta.shift * (sum(bias^2) + scale) + 0.5 * exp(meta.shift)
+  optimizer = sgd(lr = 0.3)
+  steps     = 2
+  start     = reset
+  hypergrad = STRATEGY
+  freeze    = "frozen"
+  replicas  = vmap
+}
+level meta {
+  var log_wd : real[2, C] = zeros
+  var shift  : real = 0.7
+  minimize mean(mean(xent(k*.scale * k.t.b.x @ k*.w + k*.bias, k.t.b.y)) for k in adapt)
+  optimizer = sgd(lr = 0.1)
+}
+run { steps = 2  precision = fp64 }
+"""
+
+
+@pytest.mark.parametrize("strategy", ["unroll", "cg(tol = 1e-13, damping = 0.5)"])
+def test_scalars_domains_labels_and_frozen_variables_of_replicas(strategy: str) -> None:
+    g = torch.Generator().manual_seed(0)
+
+    def points() -> dict[str, torch.Tensor]:
+        x = torch.randn(4, 2, generator=g, dtype=torch.float64)
+        return {"x": x, "y": torch.randint(0, 3, (4,), generator=g)}
+
+    data = {"tasks": [{"a": points(), "b": points()} for _ in range(5)]}
+    runs = [start(VARIED.replace("STRATEGY", strategy), data, opt=opt) for opt in (0, 1)]
+    found = [run.hypergrad("meta").flat for run in runs]
+
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+    for one in runs:
+        one.step()
+    torch.testing.assert_close(*(run.state.theta for run in runs), rtol=1e-9, atol=1e-11)
+    assert runs[1]._parts.stages["adapt"].objective.closed_replicas is not None
+
+
 def test_networks_from_python_agree_too() -> None:
     def made() -> nn.Module:
         return nn.Sequential(nn.Linear(3, 6), nn.GroupNorm(2, 6), nn.Tanh(), nn.Linear(6, 2))
