@@ -29,6 +29,7 @@ BEGIN, END = "<!-- figures: made by figures.py -->", "<!-- end of figures -->"
 # How many seeds each program runs from; one where nothing is said.
 SEEDS = {
     "actor_critic": 5,
+    "data_pruning": 5,
     "gan": 3,
     "learning_by_ignoring": 5,
     "learning_to_reweight": 5,
@@ -38,7 +39,13 @@ SEEDS = {
 }
 
 # Other settings under which a program is measured too, by the suffix of their figures.
-VARIANTS: dict[str, dict[str, dict[str, int | str]]] = {
+VARIANTS: dict[str, dict[str, dict[str, int | float | str]]] = {
+    "data_pruning": {
+        "": {},
+        "_drop_20": {"drop": 0.2},
+        "_drop_40": {"drop": 0.4},
+        "_drop_50": {"drop": 0.5},
+    },
     "learning_to_reweight": {"": {}, "_uniform": {"background": -1}},
 }
 
@@ -50,7 +57,7 @@ Values = dict[str, dict[str, list[float]]]
 
 
 def keep(
-    name: str, metrics: Values, seconds: float, ran: Mapping[str, int | str] | None = None
+    name: str, metrics: Values, seconds: float, ran: Mapping[str, int | float | str] | None = None
 ) -> None:
     """Write the figures of one program to figures/NAME.json. ran: the settings, where not the
     program's own.
@@ -65,7 +72,7 @@ def keep(
     (KEPT / f"{name}.json").write_text(text + "\n")
 
 
-def measure(path: Path, suffix: str, values: Mapping[str, int | str]) -> None:
+def measure(path: Path, suffix: str, values: Mapping[str, int | float | str]) -> None:
     """Run one program from each of its seeds, with other values of its settings."""
     metrics: Values = {}
     begin = time.perf_counter()

@@ -52,6 +52,18 @@ def test_hyper_cleaning_separates_clean_from_corrupted_labels() -> None:
     assert last.metrics["auc"] > 0.85
 
 
+def test_data_pruning_leaves_wrong_labels_out() -> None:
+    path = EXAMPLES[0].parent / "data_pruning.mlo"
+    run = bettyc.load(path, set={"run.steps": 10, "run.eval": "every(10)"}).compile().start()
+
+    *_, last = run
+
+    # of 898 rows 269 are wrong, and 269 are left out: at random 30 % of the rest would be wrong
+    assert last.metrics["wrong_kept"] < 0.1
+    assert last.metrics["wrong_kept_by_loss"] < 0.1
+    assert last.metrics["test_acc"] > last.metrics["test_acc_random"] + 0.01
+
+
 def test_learning_to_reweight_takes_the_steps_of_the_paper(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
