@@ -35,6 +35,7 @@ SEEDS = {
     "learning_to_reweight": 5,
     "meta_weight_net": 5,
     "meta_weight_net_resnet": 5,
+    "portfolio": 5,
     "reward_shaping": 5,
 }
 
@@ -75,7 +76,7 @@ def keep(
 def measure(path: Path, suffix: str, values: Mapping[str, int | float | str]) -> None:
     """Run one program from each of its seeds, with other values of its settings."""
     metrics: Values = {}
-    begin = time.perf_counter()
+    begin = time.process_time()
     count = SEEDS.get(path.stem, 1)
     model = bettyc.load(path).checked.model
     seeded = model is not None and any(p.path == "seed" for p in model.params)
@@ -90,7 +91,7 @@ def measure(path: Path, suffix: str, values: Mapping[str, int | float | str]) ->
             columns = metrics.setdefault(metric, {"before": [], "after": []})
             columns["before"].append(before[metric])
             columns["after"].append(after[metric])
-    keep(path.stem + suffix, metrics, (time.perf_counter() - begin) / count, values)
+    keep(path.stem + suffix, metrics, (time.process_time() - begin) / count, values)
 
 
 def cell(values: list[float]) -> str:

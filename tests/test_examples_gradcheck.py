@@ -20,7 +20,7 @@ SOLVED = ("dro", "elastic_net", "four_levels", "hpo_of_hpo", "logistic_hpo", "ri
 SINGLE = ("darts_retrain", "loss_weights_fixed")
 
 
-def rows_of(path: Path, against: tuple[str, ...], profile: str | None) -> int:
+def rows_of(path: Path, against: tuple[str, ...], profile: str | None, most: int = 20) -> int:
     """How many comparisons there were; each is right to 1e-4."""
     torch.set_num_threads(1)
     program = bettyc.load(path, profile=profile, set={"run.precision": "fp64"}, mock={})
@@ -29,7 +29,7 @@ def rows_of(path: Path, against: tuple[str, ...], profile: str | None) -> int:
     for level in run.plan.order:
         if not run.plan.sweep(level):
             continue
-        rows, missing = compare(run, level, against, 20, plain)
+        rows, missing = compare(run, level, against, most, plain)
         assert not missing
         for row in rows:
             assert row.relative_error < 1e-4, row
@@ -44,6 +44,10 @@ def test_the_compiler_derives_what_plain_autograd_does(path: Path) -> None:
     count = rows_of(path, ("O0",), "smoke")
 
     assert (count > 0) == (path.stem not in SINGLE)
+
+
+def test_the_gan_is_right_for_the_nested_problem_of_a_small_critic() -> None:
+    assert rows_of(EXAMPLES[0].parent / "gan.mlo", ("differences",), "solved", 1) > 0
 
 
 @pytest.mark.slow
