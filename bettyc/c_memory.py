@@ -39,7 +39,7 @@ class Memory:
         self.targets: dict[int, Stored] = {}
         self.uses: dict[int, int] = {}
         self.lines: list[str] = []
-        self.scratch = 0
+        self.blocks: dict[int, int] = {}  # sizes of scratch memory by number
 
     def _shape(self, index: int) -> tuple[int, ...]:
         return shape_of(self.graph, index, self.sizes)
@@ -57,9 +57,9 @@ class Memory:
         return Stored(f"p{number_}", offset, shape, packed(shape))
 
     def _fresh(self, shape: tuple[int, ...]) -> Stored:
-        start = self.scratch
-        self.scratch += -(-math.prod(shape) // ALIGNED) * ALIGNED
-        return Stored("w", start, shape, packed(shape))
+        block = len(self.blocks)
+        self.blocks[block] = -(-math.prod(shape) // ALIGNED) * ALIGNED
+        return Stored(f"w{block}", 0, shape, packed(shape))
 
     def _store(self, index: int) -> Stored:
         """Compute a value into memory: the output's, where it is one."""

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from bettyc.c_arena import arena
 from bettyc.c_folds import Folds
 from bettyc.c_memory import ALIGNED
 from bettyc.c_values import (
@@ -139,9 +140,11 @@ class _Writer(Views, Folds):
                 self._each(target, self._read(index))
         names = list(self.pointers)
         head = [f"{_TYPES[self.pointers[base]]}p{k} = p[{k}];" for k, base in enumerate(names)]
+        scratch = arena(self.lines, self.blocks)
+        head += [f"REAL *const w{b} = w + {at};" for b, at in sorted(scratch.offsets.items())]
         body = "\n".join(f"    {line}" for line in [*head, "(void)w, (void)gemm;", *self.lines])
         text = f"void {name}(void *const *p, REAL *w, GEMM *gemm) {{\n{body}\n}}\n"
-        return Text(text, tuple(names), tuple(self.pointers.values()), self.scratch, tuple(results))
+        return Text(text, tuple(names), tuple(self.pointers.values()), scratch.size, tuple(results))
 
     # Memory
 
