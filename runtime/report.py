@@ -22,12 +22,12 @@ class Report:
     level, root: the adjoint went through `level` on its way to `root`; strategy: the name in the
     program. products: Hessian-vector products spent (for strategies without any: gradient
     evaluations). iterations: of the solver, 0 where it has none. relative_residual: ||H u - a|| /
-    ||a||, None where the strategy solves no system. min_ritz: smallest Ritz value met, an upper
-    bound on the smallest eigenvalue of H; None if not known. converged: whether the tolerance was
-    met; None where there is none to meet. bound: ||H u - a|| / mu, an upper bound on ||u - H^-1
-    a||, where strong convexity mu is known. note: what was detected and done about it; empty when
-    all went as planned. `severe` says that the
-        answer is a fallback and deserves a warning.
+    ||a||, None where the strategy solves no system; of a Neumann series whose mu is not known,
+    that of all terms but the last. min_ritz: smallest Ritz value met, an upper bound on the
+    smallest eigenvalue of H; None if not known. converged: whether the tolerance was met; None
+    where there is none to meet. bound: ||H u - a|| / mu, an upper bound on ||u - H^-1 a||, where
+    strong convexity mu is known. note: what was detected and done about it; empty when all went as
+    planned. `severe` says that the answer is a fallback and deserves a warning.
     """
 
     level: str

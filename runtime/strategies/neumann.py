@@ -3,7 +3,12 @@ r"""Inverse Hessian products by a truncated Neumann series.
     H^-1 a  ~  lr \sum_{k=0}^{terms-1} (I - lr H)^k a
 
 Converges when every eigenvalue of H lies in (0, 2/lr); the relative error is then at most max|1 -
-lr lambda|^terms. Costs terms - 1 products, one more for the residual, and two vectors of memory.
+lr lambda|^terms. Costs terms - 1 products and two vectors of memory.
+
+The residual of the first k terms is term k of the series, so that of all terms but the last is
+known: reports give this one, and where the series converges that of all terms is smaller still. A
+bound on the error takes the residual of all terms, one more product, spent where strong convexity
+is known.
 
 lr = 0 takes 1 / lambda with lambda an estimate from above of the largest eigenvalue (power
 iteration, 10 products). A given lr above 2 / lambda makes the terms grow: that is detected on the
@@ -48,25 +53,25 @@ def solve(system: System, options: Neumann) -> Solution:
             f"the Neumann series of level `{system.level}` diverges: its Hessian is indefinite;"
             " use minres, or bring the level closer to its minimum by a smaller learning rate"
         )
-    u, least = found
-    h_u = system.certificate(u) if system.certify else None
-    if h_u is not None:
-        least = min(least, rayleigh(u, h_u) or least)
+    u, least, residual = found
+    if system.certify and system.mu is not None:
+        h_u = system.certificate(u)
+        least, residual = min(least, rayleigh(u, h_u) or least), float((h_u - a).norm())
     if least < 0 and not note:
         note = "curvature is not positive: the series does not converge; use minres"
     return Solution(
         u,
         iterations=options.terms,
-        residual=None if h_u is None else float((h_u - a).norm()),
+        residual=residual,
         min_ritz=least if math.isfinite(least) else None,
         note=note,
         severe=bool(note),
     )
 
 
-def series(system: System, lr: float, terms: int) -> tuple[Tensor, float] | None:
-    """The truncated series and the least Rayleigh quotient of its terms; None where a term grows
-    although no curvature is negative, or beyond GROWTH times the first.
+def series(system: System, lr: float, terms: int) -> tuple[Tensor, float, float] | None:
+    """The truncated series, the least Rayleigh quotient of its terms, and the norm of the last one;
+    None where a term grows although no curvature is negative, or beyond GROWTH times the first.
     """
     term = system.rhs.clone(memory_format=torch.contiguous_format)
     first = size = float(torch.linalg.vector_norm(term))
@@ -79,7 +84,7 @@ def series(system: System, lr: float, terms: int) -> tuple[Tensor, float] | None
         # For a symmetric H with eigenvalues in [0, 2/lr] no term is larger than the one before.
         if not size <= first * (GROWTH if least < 0 else 1 + 1e-3):
             return None
-    return total.mul_(lr), least
+    return total.mul_(lr), least, size
 
 
 def largest_eigenvalue(system: System, steps: int = 10) -> float:

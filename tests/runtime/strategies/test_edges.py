@@ -111,6 +111,8 @@ def test_defined_answer(which, name):
         expected = problem.theta["up"] - problem.extra["b_x"].T @ u
         assert relative(found.grad, expected) < 1e-9
         if report.relative_residual is not None and len(h):
+            if name == "neumann":  # of the sum without its last term
+                u = system.series(5)
             left = float((h @ u - system.a).norm()) / max(float(system.a.norm()), 1e-300)
             assert math.isclose(
                 report.relative_residual, min(left, 1e300), rel_tol=1e-6, abs_tol=1e-9
