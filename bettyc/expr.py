@@ -91,14 +91,12 @@ class Graph:
         key = tuple(sorted((k, v) for k, v in attrs.items() if v is not None))
         return self._intern(op, tuple(args), key, type_)
 
-    def rebuild(self, index: int, args: Sequence[int]) -> int:
-        """The node with other operands of the same types."""
+    def rebuild(self, index: int, args: Sequence[int], type_: Type | None = None) -> int:
+        """The node with other operands of the same types, or with those of its own type named."""
         node = self.nodes[index]
-        return (
-            index
-            if tuple(args) == node.args
-            else self._intern(node.op, tuple(args), node.attrs, node.type)
-        )
+        if tuple(args) == node.args and type_ in (None, node.type):
+            return index
+        return self._intern(node.op, tuple(args), node.attrs, type_ or node.type)
 
     def _promote(
         self, args: tuple[int, ...], result: Type, positions: tuple[int, ...] | None

@@ -43,8 +43,10 @@ from bettyc.runtime import compiled, domains, passes
 from bettyc.runtime.compiled import Native
 from bettyc.runtime.layout import Slot
 from bettyc.runtime.link import Linked
+from bettyc.runtime.modules import Network
 from bettyc.runtime.naming import argument, plain, source
 from bettyc.runtime.objective import Frame
+from bettyc.runtime.traced import attributes, seen_through
 
 Theta = Mapping[str, Tensor]
 
@@ -83,11 +85,20 @@ NONE: Mapping[int, Any] = {}
 class Closed:
     """The derivatives of one level's objective, signed so that smaller is better.
 
-    levels: those whose variables it reads with a gradient.
+    levels: those whose variables it reads with a gradient. networks: from Python, of which it has
+    the formulas.
     """
 
-    def __init__(self, linked: Linked, level: Level, root: int, levels: Sequence[str]) -> None:
+    def __init__(
+        self,
+        linked: Linked,
+        level: Level,
+        root: int,
+        levels: Sequence[str],
+        networks: Sequence[Network] = (),
+    ) -> None:
         self.linked, self.graph, self.level, self.root = linked, linked.graph, level.name, root
+        self._networks = [(n, attributes(n.module)) for n in networks]
         self.levels = tuple(levels)
         self.leaves = {name: self._leaves(name) for name in levels}
         plan = linked.plan
@@ -98,6 +109,10 @@ class Closed:
         self._slope: tuple[Function, Function] | None = None
         self._nearby: dict[tuple[str, ...], tuple[Function, Function]] = {}
         self._in_c = self._steps >= compiled.REPAID and compiled.available(linked)
+
+    def holds(self) -> bool:
+        """Whether the networks that it has the formulas of are what they were."""
+        return all(attributes(n.module) == before for n, before in self._networks)
 
     def _leaves(self, level: str) -> list[tuple[Slot, int]]:
         """The trainable variables of a level that the objective reads, in the buffer's order."""
@@ -642,6 +657,7 @@ def closed(linked: Linked, level: Level) -> Closed | None:
     """The closed form of a level's objective, or None where a part of it is opaque."""
     graph = linked.graph
     root, levels = signed(linked, level)
+    root, networks = seen_through(graph, root, linked.networks, linked.sizes)
     if any(_opaque(graph, i) for i in graph.reachable([root])):
         return None
     if linked.plan.level(level.name).precision in ("bf16", "fp16"):
@@ -649,7 +665,7 @@ def closed(linked: Linked, level: Level) -> Closed | None:
     freed = _freed(linked, graph, root)
     if freed is None:
         return None
-    found = Closed(linked, level, simplify(graph, [freed])[0], levels)
+    found = Closed(linked, level, simplify(graph, [freed])[0], levels, networks)
     return found if any(found.leaves.values()) else None
 
 

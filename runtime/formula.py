@@ -52,11 +52,10 @@ class Formula:
     """A formula of flat variables and a frame; for an objective,
     `bettyc.runtime.objective.Objective`.
 
-    text: the Python source. closed: its derivatives by formula, where it has them. held: its
-    detached values, None where it has none. buffers: what the last evaluation left in the module
-    buffers it read, copies that the executor may keep after a step
-    (`buffers[level.module][name]`). replicas: how the replicas of its level are evaluated, None
-    where it has none. once: why it cannot be differentiated twice, empty where it
+    text: the Python source. held: its detached values, None where it has none. buffers: what the
+    last evaluation left in the module buffers it read, copies that the executor may keep after a
+    step (`buffers[level.module][name]`). replicas: how the replicas of its level are evaluated,
+    None where it has none. once: why it cannot be differentiated twice, empty where it
     can, None until that was tried (`bettyc.runtime.slope`).
     """
 
@@ -82,15 +81,29 @@ class Formula:
         self._device = device
         self._autocast = autocast
         self._plain = not (seeded or networks or autocast)
-        self.closed: Closed | None = None
+        self._closed: Closed | None = None
         self.once: str | None = None
         self.held: Held | None = None
         self.replicas: Replicas | None = None
 
-    @cached_property
+    @property
+    def closed(self) -> Closed | None:
+        """Its derivatives by formula, None where it has none (any more: a network from Python of
+        which they hold the formula has been changed).
+        """
+        if self._closed is not None and not self._closed.holds():
+            self._closed = None
+        return self._closed
+
+    @property
     def closed_replicas(self) -> ClosedReplicas | None:
         """`closed` for all replicas of its level at once; None where it has no such form."""
-        return None if self.closed is None else of_all(self.closed)
+        return None if self.closed is None else self._of_all
+
+    @cached_property
+    def _of_all(self) -> ClosedReplicas | None:
+        assert self._closed is not None
+        return of_all(self._closed)
 
     def __call__(self, theta: Mapping[str, Tensor], frame: Frame) -> Any:
         if self._plain:
@@ -122,7 +135,7 @@ def objective(linked: Linked, level: Level) -> Formula:
     # what is held while variables are moved is kept evaluation by evaluation
     found.replicas = None if found.held is not None else linked.replicas.get(level.name)
     if linked.plan.opt > 0:
-        found.closed = closed(linked, level)
+        found._closed = closed(linked, level)
     return found
 
 

@@ -89,7 +89,12 @@ def link(
             key = f"{level.name}.{declared.name}"
             module = _build(plan, objects, declared, seed, "initial", key, 0, 0)
             modules[declared.name] = module.to(device=device, dtype=dtype)
-            networks[key] = Network(key, modules[declared.name], plan.level(level.name).recompute)
+            networks[key] = Network(
+                key,
+                modules[declared.name],
+                plan.level(level.name).recompute,
+                declared.type.inputs,
+            )
         layouts[level.name] = layout(level, plan.level(level.name).freeze, sizes, modules)
     graph = plan.graph()
     sizes |= _parameter_counts(graph, networks)

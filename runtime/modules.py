@@ -23,6 +23,7 @@ from bettyc.failures import CallbackError, RunError
 from bettyc.runtime.layout import plainly
 from bettyc.runtime.objective import Frame
 from bettyc.runtime.recompute import parts, recomputing
+from bettyc.types import Type
 
 
 class Network:
@@ -30,12 +31,19 @@ class Network:
 
     `flat` everywhere is the tensor of all its parameters, shape (size,), in the order of
     `module.named_parameters()`, frozen ones included. recompute: patterns of the parts whose
-    activations are not kept.
+    activations are not kept. inputs: their types, as declared.
     """
 
-    def __init__(self, key: str, module: nn.Module, recompute: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        key: str,
+        module: nn.Module,
+        recompute: Sequence[str] = (),
+        inputs: Sequence[Type] = (),
+    ) -> None:
         self.key = key
         self.module = module
+        self.inputs = tuple(inputs)
         self.forgetful = parts(module, recompute)
         self._own_names = [name for name, _ in module.named_parameters()]
         self.names = list(map(plainly, self._own_names))
