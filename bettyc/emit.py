@@ -23,8 +23,9 @@ from itertools import zip_longest
 from bettyc.expr import LEAVES, Graph, Node
 from bettyc.fuse import Added, Fusions, fresh, fusions, overwritten
 from bettyc.ops import OPS
+from bettyc.ops.control import is_opaque
 from bettyc.placed import Scaled, placed
-from bettyc.types import Dim, Tensor, bind, number, symbol
+from bettyc.types import Dim, Tensor, Type, bind, number, symbol
 
 Leaf = Callable[[int, Node], str]
 Opaque = Callable[[int, Node, Sequence[str]], str]
@@ -242,14 +243,14 @@ class _Writer:
             return self.texts[node.args[0]]
         if self.held and node.op == "detach":
             return f"{self.held}({index}, {self.texts[node.args[0]][0]})", ATOM
-        if row is None or row.torch is None:
+        if row is None or row.torch is None or is_opaque(node, self._types(node)):
             if self.opaque is None:
                 raise ValueError(f"%{index} = {node.op}: no way to call it was given")
             operands = [] if node.op == "replicas" else [self.texts[a][0] for a in node.args]
             return self.opaque(index, node, operands), 0 if row is not None else ATOM
         if self.fused and (short := self._fused(index, node)):
             return short, ATOM
-        types = [bind(self.graph[a].type, self.sizes) for a in node.args]
+        types = [bind(t, self.sizes) for t in self._types(node)]
         marks = [f"\0{i}\0" for i in range(len(node.args))]
         text = row.torch(marks, self._attributes(node), types, bind(node.type, self.sizes))
         filled = self._fill(node, text)
@@ -258,6 +259,9 @@ class _Writer:
                 self._unfold(arg)
             filled = self._fill(node, text)
         return filled, _binding(node.op, filled)
+
+    def _types(self, node: Node) -> list[Type]:
+        return [self.graph[a].type for a in node.args]
 
     def _fused(self, index: int, node: Node) -> str | None:
         """The node as one call with its operands, or into one of them."""

@@ -573,8 +573,10 @@ class ClosedProducts:
         self._first: tuple[Tensor, Tensor] | None = None
 
     def __del__(self) -> None:
-        if isinstance(self._pass, Pass):
-            self._pass.release()
+        # without names of this module, which are gone where the interpreter ends
+        release = getattr(self._pass, "release", None)
+        if release is not None:
+            release()
 
     @property
     def value(self) -> Tensor:

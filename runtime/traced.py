@@ -57,18 +57,14 @@ def follow(network: Network) -> fx.Graph:
     kinds = {p.kind for p in inspect.signature(module.forward).parameters.values()}
     if kinds - {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY}:
         raise Untraceable("its `forward` has parameters of other kinds than positional")
-    before = attributes(module)
-    with _training(module):
+    with _unchanged(module), _same_random_numbers():
         try:
-            with _same_random_numbers():
-                found, again = (fx.Tracer().trace(module) for _ in range(2))
-        except Untraceable:
-            raise
+            found, again = (fx.Tracer().trace(module) for _ in range(2))
         except Exception as error:
             # whatever a forward that is not made for it does with symbols in place of tensors
             raise Untraceable(f"{type(error).__name__}: {error}") from error
-    if attributes(module) != before or str(found) != str(again):
-        raise Untraceable("its `forward` changes the module")
+    if str(found) != str(again):
+        raise Untraceable("its `forward` is not the same twice")
     return found
 
 
@@ -86,14 +82,44 @@ def attributes(module: nn.Module) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _training(module: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
+def _unchanged(module: nn.Module) -> Iterator[None]:
+    """In training mode. What the module holds is put back; Untraceable where that was needed."""
+    before = [(part, dict(vars(part)), part.training) for part in module.modules()]
+    held = [(v, _entries(v)) for _, values, _ in before for v in values.values()]
     module.train(True)
     try:
         yield
     finally:
-        for part, mode in modes:
+        changed = False
+        for part, values, mode in before:
             part.training = mode
+            now = vars(part)
+            if list(now) != list(values) or any(now[k] is not v for k, v in values.items()):
+                changed = True
+                now.clear()
+                now.update(values)
+                part.training = mode
+        for container, entries in held:
+            if not _same(_entries(container), entries):
+                changed = True
+                container.clear()
+                (container.update if isinstance(container, dict) else container.extend)(entries)
+    if changed:
+        raise Untraceable("its `forward` changes the module")
+
+
+def _entries(value: Any) -> Any:
+    """What a list or a dictionary holds."""
+    return value.copy() if isinstance(value, list | dict) else ()
+
+
+def _same(left: Any, right: Any) -> bool:
+    """The same objects in the same places."""
+    if len(left) != len(right):
+        return False
+    if isinstance(left, dict):
+        return list(left) == list(right) and _same(list(left.values()), list(right.values()))
+    return all(a is b for a, b in zip(left, right, strict=True))
 
 
 @contextmanager
@@ -157,23 +183,24 @@ class _Reader:
         return self.parameter(found)
 
     def _step(self, step: fx.Node, args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
-        if step.op == "call_module":
-            layer = self.module.get_submodule(str(step.target))
-            write = LAYERS.get(type(layer))
-            if write is None or named:
-                raise Untraceable(f"{type(layer).__name__} is no operator of the language")
-            if getattr(layer, "inplace", False) and len(step.all_input_nodes[0].users) > 1:
-                raise Untraceable("a layer overwrites what is used again")
-            return write(self, layer, *args)
-        write = METHODS.get(str(step.target)) if step.op == "call_method" else None
-        if step.op == "call_function":
-            write = FUNCTIONS.get(step.target)  # type: ignore[arg-type]
+        write, first = self._writer(step)
         if write is None or not any(isinstance(a, Term | tuple) for a in args):
             raise Untraceable(f"{step.target} is no operator of the language")
         try:
-            return write(*args, **named)
+            return write(*first, *args, **named)
         except TypeError as error:
             raise Untraceable(f"{step.target} with these arguments: {error}") from error
+
+    def _writer(self, step: fx.Node) -> tuple[Step | None, tuple[Any, ...]]:
+        """What writes a step, and its first arguments."""
+        if step.op == "call_method":
+            return METHODS.get(str(step.target)), ()
+        if step.op == "call_function":
+            return FUNCTIONS.get(step.target), ()
+        layer = self.module.get_submodule(str(step.target))
+        if getattr(layer, "inplace", False) and len(step.all_input_nodes[0].users) > 1:
+            raise Untraceable("a layer overwrites what is used again")
+        return LAYERS.get(type(layer)), (self, layer)
 
 
 # Steps over terms. What they do not name they refuse: a TypeError is an Untraceable.
@@ -393,7 +420,7 @@ def _compared(network: Network, found: fx.Graph, sizes: Mapping[str, Dim]) -> fx
     namespace: dict[str, Any] = {"torch": torch}
     exec(compile(text, f"<bettyc {network.key}>", "exec"), namespace)  # our own text
     names = [a.strip() for a in text.partition("(")[2].partition(")")[0].split(",") if a.strip()]
-    with torch.no_grad(), _training(network.module):
+    with torch.no_grad(), _unchanged(network.module):
         ours = namespace["f"](*(values[a] for a in names))
         try:
             theirs = network.module(*(values[f"x{k}"] for k in range(len(types))))

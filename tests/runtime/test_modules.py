@@ -76,7 +76,7 @@ def train(
 
 @pytest.mark.parametrize("module", [Plain, Normed, Tied])
 def test_steps_have_the_bits_of_torch(module):
-    run = train(module)
+    run = train(module, opt=0)
     twin = run["fit"].net.train()
     run.step()
     data = run.sources["train"].whole()
@@ -310,3 +310,18 @@ def test_truncation_cuts_the_start_off():
     found = start(text, {"tasks": tasks()}).hypergrad("meta")["w"]
 
     assert float(found.abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("opt", [0, 1])
+def test_params_leaves_out_what_it_is_told_to(opt):
+    text = TRAIN.replace("SETTINGS", "optimizer = sgd(lr = 0.2)  steps = 1").replace(
+        "WEIGHT", "exp(0 * tune.log_wd)"
+    )
+    text = text.replace("mean(xent(net(train.x), train.y)) + ", "")
+    text = text.replace("params(net)", 'params(net, except = "*.bias")')
+    run = start(text, {"all": classification()}, {"net": Plain}, opt=opt)
+    before = {n: p.detach().clone() for n, p in run["fit"].net.named_parameters()}
+    run.step()
+    for name, p in run["fit"].net.named_parameters():
+        expected = before[name] if name.endswith("bias") else 0.6 * before[name]
+        torch.testing.assert_close(p.detach(), expected)
