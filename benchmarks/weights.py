@@ -6,8 +6,9 @@ memory, accuracy.
 One iteration: a step of the student mlp(64, 256, 256, 10) on a batch of 100 whose losses a weight
 net 1-100-1 weighs, then a step of the weight net through it. All contenders start from the same
 variables and see the same batches. Before anything is timed their first steps of the weight net are
-compared with those of plain torch at the same strategy; where they differ the run ends. bettyc once
-with the student in its language, once as a module from Python.
+compared with those of plain torch at the same strategy; where they differ the run ends. bettyc with
+the student in its language, as a module from Python, and as one that the compiler cannot see
+through.
 """
 
 from __future__ import annotations
@@ -379,9 +380,15 @@ HYPERGRAD = {
 
 
 class Compiled(Contender):
-    """bettyc. module: the student comes from Python."""
+    """bettyc. module: the student from Python, if it comes from there."""
 
-    def __init__(self, data: Data, strategy: str, module: bool = False, opt: int = 1) -> None:
+    def __init__(
+        self,
+        data: Data,
+        strategy: str,
+        module: Callable[[], nn.Module] | None = None,
+        opt: int = 1,
+    ) -> None:
         super().__init__(data, strategy)
         import bettyc
 
@@ -392,7 +399,7 @@ class Compiled(Contender):
         )  # fmt: skip
         plan = bettyc.loads(text).compile(
             data={n: dict(zip("xy", getattr(data, n), strict=True)) for n in ("train", "meta")},
-            externs={"layers": student} if module else {},
+            externs={"layers": module} if module else {},
             opt=opt,
         )
         self.run = plan.start(seed=0)
@@ -416,7 +423,22 @@ def at_two(data: Data, strategy: str) -> Contender:
 
 
 def of_python(data: Data, strategy: str) -> Contender:
-    return Compiled(data, strategy, module=True)
+    return Compiled(data, strategy, student)
+
+
+def of_python_at_two(data: Data, strategy: str) -> Contender:
+    return Compiled(data, strategy, student, opt=2)
+
+
+def opaque(data: Data, strategy: str) -> Contender:
+    """A module that the compiler cannot see through: it has a buffer."""
+
+    def buffered() -> nn.Module:
+        net = student()
+        net.register_buffer("unused", torch.zeros(1))
+        return net
+
+    return Compiled(data, strategy, buffered)
 
 
 # The first is the reference of the comparison.
@@ -424,7 +446,9 @@ CONTENDERS: dict[str, tuple[Callable[[Data, str], Contender], tuple[str, ...]]] 
     "plain torch": (Unrolled, STRATEGIES),
     "bettyc -O1": (Compiled, STRATEGIES),
     "bettyc -O2": (at_two, STRATEGIES),
-    "bettyc, Python module": (of_python, STRATEGIES),
+    "bettyc -O1, Python module": (of_python, STRATEGIES),
+    "bettyc -O2, Python module": (of_python_at_two, STRATEGIES),
+    "bettyc, opaque module": (opaque, STRATEGIES),
     "Betty 0.2.1": (Betty, ("finite_diff", "cg", "neumann")),
     "higher 0.2.1": (Higher, ("unroll",)),
     "TorchOpt 0.7.3": (TorchOpt, ("unroll",)),
