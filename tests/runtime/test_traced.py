@@ -290,3 +290,44 @@ def test_a_network_that_is_changed_is_called_again():
     unchanged.step()
     unchanged.step()
     assert not torch.equal(unchanged.state.theta["fit"], plain.state.theta["fit"])
+
+
+TASKS = """
+mlo 0.1
+dim S = 6, d = 3
+extern module net() : real[B, d] -> real[B, 1] from "nowhere:net"
+data tasks : { a: { x: real[S, d], y: real[S] }, b: { x: real[S, d], y: real[S] } } from memory()
+level adapt foreach t in tasks(batch = 4) {
+  module net = net()
+  minimize mean((net(t.a.x)[:, 0] - t.a.y)^2) + sumsq(params(net) - params(meta.net))
+  optimizer = sgd(lr = 0.05)  steps = 3  start = copy(meta.net)
+  hypergrad = STRATEGY
+}
+level meta {
+  module net = net()
+  minimize mean(mean((k*.net(k.t.b.x)[:, 0] - k.t.b.y)^2) for k in adapt)
+  optimizer = sgd(lr = 0.1)
+}
+run { steps = 2  precision = fp64 }
+"""
+
+
+@pytest.mark.parametrize("strategy", ["unroll", "cg(tol = 1e-12)"])
+def test_in_every_task(strategy):
+    g = torch.Generator().manual_seed(5)
+
+    def one():
+        return {"x": torch.randn(6, 3, generator=g, dtype=torch.float64),
+                "y": torch.randn(6, generator=g, dtype=torch.float64)}  # fmt: skip
+
+    data = [{"a": one(), "b": one()} for _ in range(8)]
+    found = []
+    for opt in (1, 0):
+        torch.manual_seed(0)
+        net = lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))  # noqa: E731
+        run = start(TASKS.replace("STRATEGY", strategy), {"tasks": data}, {"net": net}, opt=opt)
+        assert (run.stages["adapt"].objective.closed is not None) == bool(opt)
+        run.step()
+        run.step()
+        found.append(run.state.theta["meta"])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
