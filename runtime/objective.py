@@ -24,6 +24,7 @@ class Frame:
         which one is meant while a single replica is evaluated.
     seed: of the random masks (dropout); every evaluation starts from it.
     buffers: level.module -> module buffers (BatchNorm statistics); evaluations work on copies.
+    first: nothing but first derivatives is taken of the evaluation.
     """
 
     columns: Mapping[tuple[str, str], Tensor]
@@ -31,6 +32,7 @@ class Frame:
     replica: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
     buffers: Mapping[str, Any] = field(default_factory=dict)
+    first: bool = False
 
 
 class Objective(Protocol):

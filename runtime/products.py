@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -154,7 +155,7 @@ def gradients(
             return form.gradients(theta, frame, wrt)  # type: ignore[no-any-return]
     leaves = {name: theta[name].detach().requires_grad_() for name in wrt}
     with torch.enable_grad():
-        value = value_of(objective, {**theta, **leaves}, frame)
+        value = value_of(objective, {**theta, **leaves}, replace(frame, first=True))
     inputs = [leaves[name] for name in wrt]
     if not value.requires_grad or not inputs:
         return value.detach(), {

@@ -22,7 +22,7 @@ elsewhere: `replicas = vmap` or `loop` says what is right where it was measured.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -86,7 +86,13 @@ class Replicas:
         return way(body, theta, frame)
 
     def looped(self, body: Body, theta: Mapping[str, Tensor], frame: Frame) -> Tensor:
-        """The same, one replica after another."""
+        """The same, one replica after another; where only first derivatives follow, without the
+        graph of more than one of them at a time.
+        """
+        moving = [n for n, x in theta.items() if x.requires_grad]
+        if frame.first and moving and torch.is_grad_enabled():
+            found: Tensor = _Each.apply(self, body, theta, frame, moving, *map(theta.get, moving))
+            return found
         rows = theta[self.level].unbind()
         return torch.stack([body(*self.one(theta, frame, i, row)) for i, row in enumerate(rows)])
 
@@ -145,6 +151,48 @@ class Replicas:
                 # whatever torch or the user's network says: the loop shows what is really wrong
                 return f"vmap cannot take it: {str(error).splitlines()[0]}"
         return ""
+
+
+class _Each(torch.autograd.Function):
+    """The values of a function at every replica, whose derivatives are taken with them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        replicas: Replicas,
+        body: Body,
+        theta: Mapping[str, Tensor],
+        frame: Frame,
+        moving: Sequence[str],
+        *tensors: Tensor,
+    ) -> Tensor:
+        values, slopes = [], []
+        for i in range(len(theta[replicas.level])):
+            at, seen = replicas.one(theta, frame, i)
+            leaves = [at[name].detach().requires_grad_() for name in moving]
+            with torch.enable_grad():
+                value = body({**at, **dict(zip(moving, leaves, strict=True))}, seen)
+            values.append(value.detach())
+            if value.requires_grad:
+                found = torch.autograd.grad(
+                    value, leaves, allow_unused=True, materialize_grads=True
+                )
+            else:
+                found = tuple(torch.zeros_like(x) for x in leaves)
+            slopes.append(found)
+        ctx.own = [name == replicas.level for name in moving]
+        ctx.save_for_backward(*(torch.stack(parts) for parts in zip(*slopes, strict=True)))
+        return torch.stack(values)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Any:
+        """g: shape (replicas,). A level that all of them read adds up."""
+        found = [
+            g[:, None] * slopes if own else torch.tensordot(g, slopes, 1)
+            for own, slopes in zip(ctx.own, ctx.saved_tensors, strict=True)
+        ]
+        return None, None, None, None, None, *found
 
 
 def _copied(frame: Frame) -> Frame:

@@ -8,6 +8,7 @@ agrees to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -452,7 +453,7 @@ class Stage:
             value, found = self.objective.closed.gradients(theta, frame, (self.name,))
             return value, found[self.name]
         own = theta[self.name].detach().requires_grad_()
-        value = self.objective({**theta, self.name: own}, frame)
+        value = self.objective({**theta, self.name: own}, replace(frame, first=True))
         grad = self._derivative(value, own)
         if self.objective.buffers:
             self.keep_buffers()

@@ -242,6 +242,35 @@ def test_a_loop_where_operators_are_large(monkeypatch: pytest.MonkeyPatch) -> No
     assert found.replicas["adapt"].startswith("loop: its operators are large")
 
 
+class Saved:
+    """A tensor that autograd keeps; `most` of them at a time."""
+
+    alive = most = 0
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+        Saved.alive += 1
+        Saved.most = max(Saved.most, Saved.alive)
+
+    def __del__(self) -> None:
+        Saved.alive -= 1
+
+
+def test_a_loop_keeps_the_graph_of_one_replica_at_a_time() -> None:
+    def most(batch: int) -> int:
+        text = TEXT.replace("batch = 4", f"batch = {batch}").replace("PROX", NEAR)
+        text = text.replace("NETWORK", "made()").replace("STRATEGY", "none")
+        text = text.replace("OPTIMIZER", "sgd(lr = 0.1)")
+        externs = {"made": lambda: nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2))}
+        found = start(text, tasks(), externs, set={"adapt.replicas": "loop"})
+        Saved.alive = Saved.most = 0
+        with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.x):
+            found.step()
+        return Saved.most
+
+    assert most(2) == most(8) > 0
+
+
 def test_the_loss_of_a_foreach_level_is_the_mean_over_replicas() -> None:
     found = run("loop", strategy="none", prox=NEAR, optimizer="sgd(lr = 1e-30)")
     out = found.step()
