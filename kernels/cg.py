@@ -40,8 +40,16 @@ class Info:
     certificate = None  # of the true residual: only a whole solve in one call takes it
 
     def __init__(
-        self, state: Tensor, history: Tensor, rr: Tensor, bb: Tensor, damping: float, ritz: bool
+        self,
+        state: Tensor,
+        history: Tensor,
+        r: Tensor,
+        rr: Tensor,
+        bb: Tensor,
+        damping: float,
+        ritz: bool,
     ):
+        self.residual = r  # the recursive one
         self._tensors = (state, history, rr, bb)
         self._damping = damping
         self._ritz = ritz
@@ -88,11 +96,21 @@ class Info:
         """(iterations, 2), float64: the alpha and beta of each step."""
         return self._tensors[1][: self.iterations].cpu()
 
-    @cached_property
+    @property
     def min_ritz(self) -> float | None:
         """The smallest Ritz value of H, an upper bound of its smallest eigenvalue. None without a
         step, or under a preconditioner, where the Lanczos matrix is of another operator.
         """
+        return None if self._ritz_values is None else float(self._ritz_values[0]) - self._damping
+
+    @property
+    def max_ritz(self) -> float | None:
+        """The largest of H + damping I, a lower bound of its largest eigenvalue."""
+        return None if self._ritz_values is None else float(self._ritz_values[-1])
+
+    @cached_property
+    def _ritz_values(self) -> np.ndarray | None:
+        """Those of H + damping I, ascending."""
         count = min(self.iterations, RITZ_STEPS)
         if not self._ritz or count == 0:
             return None
@@ -103,7 +121,8 @@ class Info:
         lanczos = np.diag(diagonal)
         lower = np.arange(1, count)
         lanczos[lower, lower - 1] = np.sqrt(beta[:-1].clip(min=0)) / alpha[:-1]
-        return float(np.linalg.eigvalsh(lanczos, UPLO="L")[0]) - self._damping
+        found: np.ndarray = np.linalg.eigvalsh(lanczos, UPLO="L")
+        return found
 
 
 def cg(
@@ -161,7 +180,8 @@ def cg(
         solve = cg_update.start(x, r, goal, steps, damping)
     done = _loop(lambda k: solve.advance(matvec, k), solve.state, steps)
     rr = cg_update.squared(solve.r)
-    return solve.x, Info(solve.state[done % 2], solve.history, rr, bb, damping, precond is None)
+    state = solve.state[done % 2]
+    return solve.x, Info(state, solve.history, solve.r, rr, bb, damping, precond is None)
 
 
 def _loop(step: Callable[[int], int | None], state: Tensor, steps: int) -> int:

@@ -194,7 +194,8 @@ def test_certificates_agree() -> None:
     (a,), (b,) = (run(way, **given).hypergrad("meta").report for way in ("loop", "vmap"))
 
     assert (a.converged, b.converged) == (True, True)
-    assert (a.iterations, a.products) == (b.iterations, b.products)
+    assert a.iterations == b.iterations
+    assert a.products <= b.products  # alone, a system far from rounding spends none on its residual
     assert b.relative_residual is not None
     assert b.relative_residual <= 1e-9
     # for replicas by formula the loop takes it from the Lanczos matrix, which is sharper

@@ -3,6 +3,7 @@ solvers.
 """
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from problems import normal, relative, ridge, spd, two_levels
 from bettyc.runtime.adjoint import Lower
 from bettyc.runtime.objective import Frame
 from bettyc.runtime.products import Products
+from bettyc.runtime.strategies import cg
 from bettyc.runtime.strategies.precondition import hutchinson
 from bettyc.runtime.strategies.system import System
 from bettyc.strategies import CG, Exact, Gmres, Minres, Neumann, Nystrom, OneStep, SingleLoop
@@ -59,14 +61,31 @@ def test_the_smallest_ritz_value_reaches_the_smallest_eigenvalue(strategy):
 def test_products_are_counted():
     problem = two_levels(spd(6, 10, seed=1))
     for certify, extra in ((True, 1), (False, 0)):
+        report = differentiate(problem, Lower(CG(tol=1e-15)), certify=certify).reports[0]
+        assert report.products == report.iterations + extra
+        # rounding is far below the residual: the true one would say nothing new
         report = differentiate(problem, Lower(CG(iters=3)), certify=certify).reports[0]
-        assert report.iterations == 3
-        assert report.products == 3 + extra
+        assert report.iterations == report.products == 3
         # the series knows a residual, and only a bound takes the product
         for mu, more in ((None, 0), (0.1, extra)):
             lower = Lower(Neumann(terms=4, lr=0.3), mu=mu)
             assert differentiate(problem, lower, certify=certify).reports[0].products == 3 + more
     assert differentiate(problem, Lower(Exact())).reports[0].products <= 6 + 2
+
+
+@pytest.mark.parametrize("iters", [3, 10, 40, 100])
+@pytest.mark.parametrize("damping", [0.0, 0.01])
+def test_a_residual_without_a_product_of_its_own_is_the_true_one(iters, damping):
+    """In float32, badly conditioned, so that the recursion and the truth come apart."""
+    h, a = spd(40, 1e5, seed=1).float(), normal(40, seed=2).float()
+    system = SimpleNamespace(
+        level="low", rhs=a, theta={"low": a}, objective=None, warm={}, certify=True, size=40,
+        for_solver=lambda: lambda v: h @ v, certificate=lambda u: h @ u,
+    )  # fmt: skip
+    found = cg.solve(system, CG(iters=iters, tol=0.0, damping=damping))
+    left = h.double() @ found.u.double() - a.double()
+
+    assert found.residual == pytest.approx(float(left.norm()), rel=0.1)
 
 
 def test_damping_is_part_of_the_system():
