@@ -29,6 +29,7 @@ BEGIN, END = "<!-- figures: made by figures.py -->", "<!-- end of figures -->"
 # How many seeds each program runs from; one where nothing is said.
 SEEDS = {
     "actor_critic": 5,
+    "coreset": 5,
     "data_pruning": 5,
     "gan": 3,
     "learning_by_ignoring": 5,
