@@ -59,6 +59,19 @@ def cg_batched(
     (10 n, at most 1000, where None) are launched on a GPU; on the CPU the loop ends with the last
     system.
     """
+    solve = solved(matvec, b, tol=tol, max_iters=max_iters, damping=damping)
+    return solve.x, solve.state
+
+
+def solved(
+    matvec: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    tol: float,
+    max_iters: int | None,
+    damping: float,
+) -> Recurrence:
+    """The same with the residuals that the recurrence ends with."""
     if b.dim() != 2:
         raise ValueError(f"cg_batched: `b` has shape {tuple(b.shape)}; it must be (systems, n)")
     steps = min(10 * b.shape[1], 1000) if max_iters is None else max_iters
@@ -67,7 +80,7 @@ def cg_batched(
         if b.device.type == "cpu" and not bool((solve.state[:, 2] == RUNNING).any()):
             break
         step(solve, matvec(solve.p))
-    return solve.x, solve.state
+    return solve
 
 
 def start(x: Tensor, r: Tensor, goal: Tensor, damping: float = 0.0) -> Recurrence:

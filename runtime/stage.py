@@ -123,6 +123,7 @@ class Stage:
             and self.scaler is None
         )
         self._slope: Products | None = None  # of the gradient at hand
+        self._keeps_gradients = bool(strategy.get("first_order")) and not strategy.get("recompute")
         self.simple = self.accumulate == 1 and not (
             clips or self.layout.projected or self.preconditioned
         )
@@ -259,7 +260,8 @@ class Stage:
             if self.stale:
                 self.trajectory.clear()
             below = {n: self.theta[n] for n in self._below}
-            self.trajectory.add(theta, memory, frame, below, count, self._slope)
+            kept = grad if self._keeps_gradients and self.scaler is None else None
+            self.trajectory.add(theta, memory, frame, below, count, self._slope, kept)
             self._slope = None
         moves = not (count + 1) % self.accumulate
         given = None

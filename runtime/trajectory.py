@@ -26,7 +26,7 @@ Advance = Callable[[Tensor, Tensor, Tensors, int, Mapping[str, Tensor]], tuple[T
 class Record(NamedTuple):
     """One gradient: where it was taken (None but for records that may come first), what it saw,
     and how many gradients the optimizer's state had seen before. slope: the graph of the gradient,
-    where it was kept.
+    gradient: it alone; where they were kept.
     """
 
     theta: Tensor | None
@@ -35,6 +35,7 @@ class Record(NamedTuple):
     below: Mapping[str, Tensor]
     count: int
     slope: Products | None = None
+    gradient: Tensor | None = None
 
 
 @dataclass
@@ -68,14 +69,14 @@ class Trajectory:
         below: Mapping[str, Tensor],
         count: int,
         slope: Products | None = None,
+        gradient: Tensor | None = None,
     ) -> None:
         """Note a gradient. Tensors are kept, not copied: a recorded level is updated out of
         place.
         """
         whole = bool(self.keep) or not self.records or slope is not None
-        self.records.append(
-            Record(theta if whole else None, state if whole else None, frame, below, count, slope)
-        )
+        at = (theta, state) if whole else (None, None)
+        self.records.append(Record(*at, frame, below, count, slope, gradient))
         if self.keep and len(self.records) > self.keep:
             self.records.popleft()
             self.dropped += 1
@@ -97,6 +98,9 @@ class Trajectory:
     def sloped(self) -> bool:
         """Whether the graphs of all gradients were kept."""
         return all(record.slope is not None for record in self.records)
+
+    def gradient(self, k: int) -> Tensor | None:
+        return self.records[k].gradient
 
     def frame(self, k: int) -> Frame:
         return self.records[k].frame

@@ -46,6 +46,9 @@ class Steps:
     def below(self, k: int) -> Mapping[str, Tensor]:
         return self.seen[k] if self.seen else {}
 
+    def gradient(self, k: int) -> None:
+        return None
+
     def advance(
         self, k: int, theta: Tensor, grad: Tensor, state: State, others: Mapping[str, Tensor]
     ) -> tuple[Tensor, State]:

@@ -4,6 +4,8 @@ r"""Conjugate gradient for all replicas of a level at once.
 
 One product serves all systems: the objective is a sum over replicas, so that its Hessian is block
 diagonal. Each system has its own step lengths and stops on its own (`bettyc.kernels.cg_batched`).
+A product certifies systems that have converged by their recurrence; where steps run out first, its
+residual is the true one but for rounding, and no product is spent on it.
 Those that meet curvature that is not positive are left to `bettyc.runtime.strategies.cg`.
 """
 
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bettyc.kernels.cg_batched import cg_batched
+from bettyc.kernels import cg_batched
 from bettyc.kernels.cg_update import CONVERGED, CURVATURE, NOT_FINITE
 from bettyc.runtime.strategies.cg import remark
 from bettyc.runtime.strategies.system import System, not_finite, steps_for
@@ -50,9 +52,10 @@ def solve(system: System, options: CG) -> Rows | None:
         return system.product(v).reshape(v.shape)
 
     steps = options.iters or steps_for(a.shape[1])
-    u, state = cg_batched(
+    found = cg_batched.solved(
         product, a.contiguous(), tol=options.tol, max_iters=steps, damping=damping
     )
+    u, r, state = found.x, found.r, found.state
     codes = state[:, 2]
     if bool((codes == NOT_FINITE).any()):
         raise not_finite(system.level)
@@ -60,7 +63,7 @@ def solve(system: System, options: CG) -> Rows | None:
     rest = tuple(bent.nonzero().flatten().tolist())
     if rest:
         # zero systems with zero answers: they count for nothing below
-        u, a = u.masked_fill(bent[:, None], 0.0), a.masked_fill(bent[:, None], 0.0)
+        u, a, r = (x.masked_fill(bent[:, None], 0.0) for x in (u, a, r))
         state[bent, 0], codes = 0.0, codes.masked_fill(bent, CONVERGED)
     sizes = _norms(a).clamp_min(torch.finfo(torch.float64).tiny)
     met = bool((state[:, 0] <= state[:, 1]).all() | (codes == CONVERGED).all())
@@ -68,8 +71,11 @@ def solve(system: System, options: CG) -> Rows | None:
     relative = float((state[:, 0].sqrt() / sizes).max())
     residual = undamped = ritz = None
     if system.certify:
-        h_u = product(u)
-        products += len(a)
+        if met:
+            h_u = product(u)
+            products += len(a)
+        else:
+            h_u = a - r - damping * u  # far from rounding the recurrence's residual is the true one
         left = _norms(a - h_u)
         relative = float((_norms(a - h_u - damping * u) / sizes).max())
         residual, undamped = float(left.max()), float((left / sizes).max())

@@ -51,6 +51,10 @@ def step(
     """Step k of the inner optimizer from (theta, state); "graph": differentiable in all of them,
     "constant": but not through the gradient that the step is made of.
     """
+    kept = path.gradient(k) if way == "constant" else None
+    if kept is not None:
+        with torch.enable_grad():
+            return path.advance(k, theta, kept, state, others)
     with torch.enable_grad():
         # A view, so that the derivative in `own` leaves out what else depends on the same tensor.
         own = theta.view_as(theta) if theta.requires_grad else theta.detach().requires_grad_()

@@ -45,6 +45,10 @@ class Trajectory(Protocol):
         """Variables of the levels below as step k saw them; empty where there are none."""
         ...
 
+    def gradient(self, k: int) -> Tensor | None:
+        """The gradient that step k took, where it was kept."""
+        ...
+
     def advance(
         self,
         k: int,

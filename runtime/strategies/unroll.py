@@ -15,7 +15,8 @@ more forward pass. `truncate` = K differentiates only the last K steps; the erro
 contraction factor to the power K.
 
 `first_order` takes the gradients that the steps are made of as constants, so that nothing is
-differentiated twice: from a copied start first-order MAML (section 5.2 of the paper); T gradients.
+differentiated twice: from a copied start first-order MAML (section 5.2 of the paper). The steps'
+own gradients are kept for it, T vectors, and none is taken again.
 
 Maclaurin, Duvenaud, Adams 2015; MAML, arXiv:1703.03400; Shaban et al., arXiv:1810.10667
 (truncation).
@@ -60,7 +61,14 @@ def pull(system: System, options: Unroll) -> Pulled:
             f"the unrolled gradient of level `{system.level}` is not finite; lower its learning"
             " rate or set `truncate`"
         )
-    return Pulled(total, products=count if options.first_order else 2 * count)
+    return Pulled(total, products=_products(path, options, first))
+
+
+def _products(path: Trajectory, options: Unroll, first: int) -> int:
+    """Evaluations of the gradient, or of products with its derivative, that the pull takes."""
+    if not options.first_order:
+        return 2 * (path.length - first)
+    return sum(path.gradient(k) is None for k in range(first, path.length))
 
 
 def _sloped(path: Trajectory, options: Unroll) -> bool:

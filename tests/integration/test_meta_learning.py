@@ -62,6 +62,27 @@ def test_first_order_maml_on_sine_waves() -> None:
     assert_same(found, meta_gradient(run, steps=5, lr=0.01, first_order=True))
 
 
+def test_first_order_takes_no_gradient_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"adapt__hypergrad": "unroll(first_order = true)"}
+    settings["adapt__optimizer"] = "sgd(lr = 0.01, momentum = 0.5)"
+    run = started("maml_sinusoid", **settings)
+    run.stages["adapt"]._keeps_gradients = False
+    again = run.hypergrad("meta")
+    run = started("maml_sinusoid", **settings)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the objective is evaluated again")
+
+    monkeypatch.setattr("bettyc.runtime.strategies.replay.value_of", refuse)
+    found = run.hypergrad("meta")
+
+    assert found.report[0].products == 0
+    assert again.report[0].products == 5
+    for name, value in found.items():
+        assert torch.equal(value, again[name])
+        assert value.norm() > 0
+
+
 WAVES = """
 dim S = 6, Q = 5
 data tasks : { a: { x: real[S, 1], y: real[S, 1] }, b: { x: real[Q, 1], y: real[Q, 1] } }

@@ -204,6 +204,17 @@ def test_certificates_agree() -> None:
     assert b.min_ritz >= 2.0
 
 
+@pytest.mark.parametrize("damping", [0.0, 0.7])
+def test_the_certificate_of_few_steps_takes_no_product(damping: float) -> None:
+    given: dict[str, Any] = {"strategy": f"cg(iters = 2, damping = {damping})", "prox": NEAR}
+    looped = run("loop", **given, opt=0).hypergrad("meta").report[0]  # takes a product for it
+    batched = run("vmap", **given).hypergrad("meta").report[0]
+
+    assert (looped.products, batched.products) == (12, 8)
+    assert batched.relative_residual == pytest.approx(looped.relative_residual, rel=1e-9)
+    assert not batched.converged
+
+
 def test_systems_of_negative_curvature_are_solved_alone() -> None:
     given: dict[str, Any] = {"strategy": "cg(iters = 4)", "prox": WEAKLY}
     looped, batched = (run(way, **given).hypergrad("meta") for way in ("loop", "vmap"))
