@@ -86,7 +86,7 @@ class Closed:
     """The derivatives of one level's objective, signed so that smaller is better.
 
     levels: those whose variables it reads with a gradient. networks: from Python, of which it has
-    the formulas.
+    the formulas. steps: updates of the level in the run, where they are not those of `level`.
     """
 
     def __init__(
@@ -96,13 +96,16 @@ class Closed:
         root: int,
         levels: Sequence[str],
         networks: Sequence[Network] = (),
+        steps: int | None = None,
     ) -> None:
         self.linked, self.graph, self.level, self.root = linked, linked.graph, level.name, root
         self._networks = [(n, attributes(n.module)) for n in networks]
         self.levels = tuple(levels)
         self.leaves = {name: self._leaves(name) for name in levels}
         plan = linked.plan
-        self._steps = updates(plan.program, level.name) if plan.opt > 1 else 0
+        if steps is None:
+            steps = updates(plan.program, level.name) if plan.opt > 1 else 0
+        self._steps = steps
         self.texts: dict[str, str] = {}  # of the functions written so far, by name
         self._gradients: dict[tuple[str, ...], Function] = {}
         self._products: dict[tuple[str, ...], tuple[Function, ...]] = {}
@@ -660,18 +663,18 @@ def closed(linked: Linked, level: Level) -> Closed | None:
     graph = linked.graph
     root, levels = signed(linked, level)
     root, networks = seen_through(graph, root, linked.networks, linked.sizes)
-    if any(_opaque(graph, i) for i in graph.reachable([root])):
+    if any(has_no_text(graph, i) for i in graph.reachable([root])):
         return None
     if linked.plan.level(level.name).precision in ("bf16", "fp16"):
         return None
-    freed = _freed(linked, graph, root)
-    if freed is None:
+    free = freed(linked, graph, root)
+    if free is None:
         return None
-    found = Closed(linked, level, simplify(graph, [freed])[0], levels, networks)
+    found = Closed(linked, level, simplify(graph, [free])[0], levels, networks)
     return found if any(found.leaves.values()) else None
 
 
-def _opaque(graph: Graph, index: int) -> bool:
+def has_no_text(graph: Graph, index: int) -> bool:
     """Networks and functions from Python, masks, replicas, averages: what has no text of torch."""
     node, row = graph[index], OPS.get(graph[index].op)
     if is_opaque(node, [graph[a].type for a in node.args]) or node.op == "module":
@@ -679,7 +682,7 @@ def _opaque(graph: Graph, index: int) -> bool:
     return row is not None and row.torch is None
 
 
-def _freed(linked: Linked, graph: Graph, root: int) -> int | None:
+def freed(linked: Linked, graph: Graph, root: int) -> int | None:
     """The objective in free coordinates: transforms of domains written as operators."""
     new: dict[int, int] = {}
     for index in graph.reachable([root]):

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -36,6 +36,9 @@ from bettyc.runtime.objective import Frame
 from bettyc.runtime.pieces import split
 from bettyc.runtime.randomness import masks
 from bettyc.runtime.replicas import Replicas
+
+if TYPE_CHECKING:
+    from bettyc.runtime.around import Around
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # What emitted text may call besides torch.
@@ -82,6 +85,7 @@ class Formula:
         self._autocast = autocast
         self._plain = not (seeded or networks or autocast)
         self._closed: Closed | None = None
+        self._around: Around | None = None
         self.once: str | None = None
         self.held: Held | None = None
         self.replicas: Replicas | None = None
@@ -94,6 +98,13 @@ class Formula:
         if self._closed is not None and not self._closed.holds():
             self._closed = None
         return self._closed
+
+    @property
+    def around(self) -> Around | None:
+        """Its derivatives around the networks in it that stay opaque, None where it has none."""
+        if self._around is not None and not self._around.closed.holds():
+            self._around = None
+        return self._around
 
     @property
     def closed_replicas(self) -> ClosedReplicas | None:
@@ -135,7 +146,11 @@ def objective(linked: Linked, level: Level) -> Formula:
     # what is held while variables are moved is kept evaluation by evaluation
     found.replicas = None if found.held is not None else linked.replicas.get(level.name)
     if linked.plan.opt > 0:
+        from bettyc.runtime.around import around
+
         found._closed = closed(linked, level)
+        if found._closed is None:
+            found._around = around(linked, level, found)
     return found
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bettyc.runtime.objective import Frame, Objective
-from bettyc.runtime.slope import slope, together, value_of
+from bettyc.runtime.slope import reason, slope, together, value_of
 
 
 class Products:
@@ -123,7 +123,17 @@ def products(
     if form is not None and form.leaves[objective.level]:
         with torch.no_grad():
             return form.products(theta, frame, into)  # type: ignore[no-any-return]
-    return Products(objective, theta, frame, into)
+    rest = around_networks(objective, theta, [objective.level, *into])
+    found = None if rest is None or reason(objective) else rest.products(theta, frame, into)
+    return Products(objective, theta, frame, into) if found is None else found
+
+
+def around_networks(objective: Objective, theta: Mapping[str, Tensor], wrt: Sequence[str]) -> Any:
+    """The formulas around the networks of an objective if they cover the levels `wrt`, or None."""
+    rest = getattr(objective, "around", None)
+    if rest is None or any(n not in rest.levels or theta[n].ndim != 1 for n in wrt):
+        return None
+    return rest
 
 
 def by_formula(
@@ -153,6 +163,9 @@ def gradients(
     if form is not None:
         with torch.no_grad():
             return form.gradients(theta, frame, wrt)  # type: ignore[no-any-return]
+    rest = around_networks(objective, theta, wrt)
+    if rest is not None:
+        return rest.gradients(theta, frame, wrt)  # type: ignore[no-any-return]
     leaves = {name: theta[name].detach().requires_grad_() for name in wrt}
     with torch.enable_grad():
         value = value_of(objective, {**theta, **leaves}, replace(frame, first=True))
@@ -182,6 +195,10 @@ def nearby(
                 return at(own)  # type: ignore[no-any-return]
 
         return by_text
+    rest = around_networks(objective, theta, [objective.level, *wrt])
+    near = None if rest is None else rest.nearby(theta, frame, wrt)
+    if near is not None:
+        return near  # type: ignore[no-any-return]
     held = getattr(objective, "held", None)
     if held is not None:
         with torch.no_grad(), held.recording():

@@ -454,6 +454,11 @@ class Stage:
         if self.objective.closed is not None:
             value, found = self.objective.closed.gradients(theta, frame, (self.name,))
             return value, found[self.name]
+        if self.objective.around is not None:
+            value, found = self.objective.around.gradients(theta, frame, (self.name,))
+            if self.objective.buffers:
+                self.keep_buffers()
+            return value, found[self.name]
         own = theta[self.name].detach().requires_grad_()
         value = self.objective({**theta, self.name: own}, replace(frame, first=True))
         grad = self._derivative(value, own)

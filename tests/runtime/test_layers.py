@@ -71,10 +71,10 @@ def test_first_and_second_derivatives_equal_those_of_autograd(net, given):
     assert objective.closed is not None
     formulas = products(objective, theta, frame, ["weigher"])
     by_formula = gradients(objective, theta, frame, ["student", "weigher"])
-    kept, objective.closed = objective.closed, None
+    kept, objective._closed = objective.closed, None
     autograd = Products(objective, theta, frame, ["weigher"])
     expected = gradients(objective, theta, frame, ["student", "weigher"])
-    objective.closed = kept
+    objective._closed = kept
 
     torch.testing.assert_close(by_formula, expected, rtol=1e-11, atol=1e-13)
     for _ in range(3):
