@@ -166,6 +166,13 @@ def gradients(
     rest = around_networks(objective, theta, wrt)
     if rest is not None:
         return rest.gradients(theta, frame, wrt)  # type: ignore[no-any-return]
+    return by_autograd(objective, theta, frame, wrt)
+
+
+def by_autograd(
+    objective: Objective, theta: Mapping[str, Tensor], frame: Frame, wrt: Sequence[str]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """As `gradients`, through the objective as it is written."""
     leaves = {name: theta[name].detach().requires_grad_() for name in wrt}
     with torch.enable_grad():
         value = value_of(objective, {**theta, **leaves}, replace(frame, first=True))
@@ -204,8 +211,8 @@ def nearby(
         with torch.no_grad(), held.recording():
             value_of(objective, theta, frame)
 
-    def by_autograd(own: Tensor) -> dict[str, Tensor]:
+    def replayed(own: Tensor) -> dict[str, Tensor]:
         with nullcontext() if held is None else held.replaying():
-            return gradients(objective, {**theta, objective.level: own}, frame, wrt)[1]
+            return by_autograd(objective, {**theta, objective.level: own}, frame, wrt)[1]
 
-    return by_autograd
+    return replayed
