@@ -47,8 +47,10 @@ def test_the_bits_are_the_same(module, pattern, strategy):
     """In training, and in derivatives of derivatives."""
     if module is not Deep and "blocks" in pattern:
         pattern = '["a", "b"]'
-    plain = train(module, f"{SGD}  hypergrad = {strategy}", opt=0)  # else by formulas
-    less = train(module, f"{SGD}  hypergrad = {strategy}  recompute = {PATTERNS(module, pattern)}")
+    settings = f"{SGD}  hypergrad = {strategy}"
+    plain = train(module, settings, opt=0)
+    settings += f"  recompute = {PATTERNS(module, pattern)}"
+    less = train(module, settings, opt=0)
     assert less.stages["fit"].linked.networks["fit.net"].forgetful
     for run in (plain, less):
         run.step()
