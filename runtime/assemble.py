@@ -320,8 +320,9 @@ class _Assembler:
         found: dict[str, list[Batches | TaskBatch]] = {name: [] for name in self.plan.order}
         for name, draw in self.draws.items():
             users = [q for q in self.plan.order if any(n == name for n, _ in reads[q]["batch"])]
-            if users:
-                found[users[-1]].append(draw)
+            # what only metrics read is drawn anew when the top level has moved
+            found[(users or self.plan.order)[-1]].append(draw)
+            draw.watched = not users
         for name, task in self.tasks.items():
             users = [
                 q

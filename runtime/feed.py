@@ -35,6 +35,7 @@ class TaskBatch:
         self.size = size
         self.sampler = Sampler(f"{level}.{draw.name}", source, size, seed, dict(draw.options))
         self.spent = True
+        self.watched = False
         self.rows: Tensor | None = None
         self.tasks: tuple[Columns, ...] = ()
 
@@ -140,8 +141,10 @@ class Feed:
         return self.frame
 
     def peek(self) -> Frame:
-        """The batches as they are, drawn only where there are none yet; for metrics."""
-        self._advance(lambda source: not source.ready)
+        """The batches as they are, drawn where there are none yet, and where nobody else draws
+        them; for metrics.
+        """
+        self._advance(lambda source: not source.ready or (source.watched and source.spent))
         return self._build()
 
     def _advance(self, due: Callable[[Batches | TaskBatch], bool]) -> None:

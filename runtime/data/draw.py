@@ -158,7 +158,8 @@ class Batches:
     """The current batch of one draw: `columns` by (draw, field), `index` among them where rows
     have numbers.
 
-    It stays until `advance`; `spent` says that the level it is drawn for has used it.
+    It stays until `advance`; `spent` says that the level it is drawn for has used it; `watched`
+    that only metrics read it.
     """
 
     def __init__(
@@ -176,6 +177,7 @@ class Batches:
         self.size = batch
         self.count = 0
         self.spent = True
+        self.watched = False
         self.columns: dict[Key, Tensor] = {}
         self.sampler: Sampler | None = None
         self.workers: Workers | None = None

@@ -254,6 +254,21 @@ def test_a_shared_batch_lasts_a_whole_period():
         assert seen["attack"][3 * k : 3 * k + 3] == [rows] * 3
 
 
+def test_a_draw_that_only_metrics_read_is_new_after_every_update():
+    more = "draw m from all(batch = 5, shuffle = true)\nmetric rows = sum(2.0 ^ real(m.index))\n"
+    text = SHARED.replace("run {", more + "run { eval = every(1)")
+    run = start(text, {"all": regression(20)})
+    found = []
+    for out in run:
+        found.append(int(out.metrics["rows"]))
+        # the same until the top level moves
+        assert int(run.metrics()["rows"]) == found[-1]
+
+    # the sets of an epoch's rows, as bits: disjoint, and all of them together
+    assert len(found) == 4
+    assert sum(found) == 2**20 - 1
+
+
 def test_running_leaves_torch_s_generator_alone():
     run = start(NOISY.replace("xent(b.x @ W, b.y)", "dropout(xent(b.x @ W, b.y), p = 0.3)"),
                 {"all": classification()})  # fmt: skip
