@@ -7,7 +7,9 @@ states a momentum means to keep it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from bettyc.model import Call
 
 
 @dataclass(frozen=True)
@@ -185,3 +187,12 @@ SCHEDULES: dict[str, type] = {
     "swa": SWA,
     "plateau": Plateau,
 }
+
+
+def whole_run(call: Call) -> bool:
+    """Whether the rates of a schedule depend on how many updates the whole run has."""
+    defaults = {f.name: f.default for f in fields(SCHEDULES[call.name])}
+    if defaults.get("total") == 0 and not call.get("total"):
+        return True
+    parts = call.get("schedules")
+    return isinstance(parts, tuple) and any(isinstance(p, Call) and whole_run(p) for p in parts)

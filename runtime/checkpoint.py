@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import random
+import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -29,11 +30,13 @@ from bettyc.runtime.objective import Frame
 from bettyc.runtime.report import Report
 from bettyc.runtime.state import State
 from bettyc.runtime.trajectory import Record, Trajectory
+from bettyc.schedules import whole_run
 
 if TYPE_CHECKING:
     from bettyc.runtime.run import Run
 
 FORMAT = 1
+_RUN_STEPS = re.compile(r"^(run \{[^}]*?)\bsteps\s*=\s*\d+", re.MULTILINE)
 
 
 # In memory: what a look ahead (a hypergradient with `respond`) must not change
@@ -118,6 +121,7 @@ def save(run: Run, path: Path) -> Path:
         "source": run.plan.source,
         "seed": run.seed,
         "step": run.executor.step,
+        "total": run.total,
         "position": run.executor.position,
         "finished": run.finished,
         "early": None if run.early is None else asdict(run.early),
@@ -166,7 +170,9 @@ def load(run: Run, path: Path) -> None:
         run.reports[name] = tuple(Report(**fields) for fields in found)
     run.norms.clear()
     run.norms.update(tree.get("norms", {}))
-    run.finished = bool(tree["finished"])
+    step, ended = int(tree["step"]), bool(tree["finished"])
+    # a run that had made all of its updates goes on where the program asks for more by now
+    run.finished = ended and (step < int(tree.get("total", step + 1)) or step >= run.total)
     run.executor.resume([int(i) for i in tree["position"]], int(tree["step"]))
     _set_random_state(tree["random"])
 
@@ -186,22 +192,42 @@ def _read(run: Run, path: Path) -> dict[str, Any]:
             report("MLO0506", None, path=path, problem="is a checkpoint of another version")
         )
     if tree["hash"] != run.plan.hash:
-        lines = difflib.unified_diff(
-            str(tree["source"]).splitlines(),
-            run.plan.source.splitlines(),
-            "checkpoint",
-            "program",
-            "",
-            "",
-            1,
-            "",
-        )
-        raise InputError(report("MLO0803", None, path=path, notes=["\n".join(list(lines)[:40])]))
+        _same_but_longer(run, path, tree)
     if int(tree["seed"]) != run.seed:
         raise InputError(
             report("MLO0803", None, path=path, notes=[f"it was written under seed {tree['seed']}"])
         )
     return tree
+
+
+def _same_but_longer(run: Run, path: Path, tree: Mapping[str, Any]) -> None:
+    """Raises InputError where the programs differ in more than the number of updates, or where
+    updates that are done would have been others.
+    """
+    before, now = str(tree["source"]), run.plan.source
+    if _timeless(before) != _timeless(now):
+        lines = difflib.unified_diff(
+            before.splitlines(), now.splitlines(), "checkpoint", "program", "", "", 1, ""
+        )
+        raise InputError(report("MLO0803", None, path=path, notes=["\n".join(list(lines)[:40])]))
+    step = int(tree["step"])
+    if run.total < step:
+        note = f"it has made {step} updates already, and `run.steps` is {run.total}"
+        raise InputError(report("MLO0803", None, path=path, notes=[note]))
+    for level in run.plan.levels:
+        if level.schedule is not None and whole_run(level.schedule):
+            note = (
+                f"`run.steps` has changed, and `lr_schedule = {level.schedule.name}` of"
+                f" `{level.name}` goes over the whole run: updates that are done would have had"
+                " other rates; a schedule that is to be taken up again wants a `total`"
+            )
+            raise InputError(report("MLO0803", None, path=path, notes=[note]))
+
+
+def _timeless(source: str) -> list[str]:
+    """The words of a program without `run.steps`."""
+    text = _RUN_STEPS.sub(r"\1 ", source)
+    return re.sub(r"^run \{\s*\}", "", text, flags=re.MULTILINE).split()
 
 
 def _level(stage: Any) -> dict[str, Any]:

@@ -182,3 +182,62 @@ def test_archive_keeps_structure_and_bits(tmp_path):
     assert torch.equal(found["t", "u"]["same"], shared)
     assert found["t", "u"]["scalar"].item() == 3
     assert found["empty"].shape == (0, 2)
+
+
+LONGER = {
+    "plain": "optimizer = sgd(lr = 0.5, momentum = 0.9)  steps = 5  hypergrad = cg(iters = 3)",
+    "own total": "optimizer = adam(lr = 0.1)  steps = 2  lr_schedule = cosine(total = 30)"
+    "  hypergrad = unroll",
+}
+
+
+def longer(variant: str, steps: int) -> str:
+    return PROGRAM.replace("SETTINGS", LONGER[variant]).replace("steps = 6", f"steps = {steps}")
+
+
+@pytest.mark.parametrize("variant", LONGER)
+@pytest.mark.parametrize("done", [2, 4])
+def test_a_run_goes_on_with_more_updates(variant, done, tmp_path):
+    """Also one that had made all that were asked for."""
+    data = {"all": classification()}
+    whole = start(longer(variant, 6), data)
+    outputs = [told(out) for out in whole]
+    first = start(longer(variant, 4), data)
+    for _ in range(done):
+        first.step()
+    if done == 4:
+        assert first.to_end() is None
+    path = first.save(tmp_path / "a.ckpt")
+    second = start(longer(variant, 6), data)
+    second.load(path)
+
+    assert [told(out) for out in second] == outputs[done:]
+    assert all(torch.equal(a, b) for a, b in zip(bits(second), bits(whole), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "words"),
+    [
+        ("steps = 2  lr_schedule = cosine", 8, "goes over the whole run"),
+        ("steps = 2  lr_schedule = sequential([warmup(steps = 2), linear], milestones = [2])", 8,
+         "goes over the whole run"),
+        ("steps = 2", 2, "it has made 3 updates already"),
+        ("steps = 3", 8, "= 3"),
+    ],
+)  # fmt: skip
+def test_not_where_updates_that_are_done_would_have_been_others(settings, steps, words, tmp_path):
+    def text(inner: str, steps: int) -> str:
+        found = PROGRAM.replace("SETTINGS", f"optimizer = adam(lr = 0.1)  {inner}")
+        return found.replace("steps = 6", f"steps = {steps}")
+
+    data = {"all": classification()}
+    first = start(text(settings.replace("steps = 3", "steps = 2"), 6), data)
+    for _ in range(3):
+        first.step()
+    path = first.save(tmp_path / "a.ckpt")
+    with pytest.raises(InputError) as caught:
+        start(text(settings, steps), data).load(path)
+
+    (found,) = caught.value.diagnostics
+    assert found.code == "MLO0803"
+    assert words in str(found.notes)
