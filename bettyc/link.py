@@ -145,6 +145,22 @@ def _drawn(model: Model) -> list[Record | Tensor]:
 def _never_bound(checked: Checked, name: str) -> Diagnostic:
     from bettyc.grammar import ast
 
+    owner, _, size = name.rpartition(".")
+    assert checked.model is not None
+    draw = next((d for d in checked.model.draws if owner and d.name == owner), None)
+    made = next((d for d in checked.model.data if draw is not None and d.name == draw.of), None)
+    if draw is not None and made is not None:
+        source = made.source.name
+        return report(
+            "MLO0411",
+            draw.span,
+            name=size,
+            label=f"`{source}` is called for each batch, so that no data say how large it is",
+            notes=[
+                f"declare `dim {size} = 10` with the size that `{source}` gives, or make it an"
+                f" argument: `extern source {source}(…, {size}: int)`, `{source}(…, {size} = 10)`"
+            ],
+        )
     decl = checked.unit.names.get(name) if checked.unit is not None else None
     span = decl.name.span if isinstance(decl, ast.DimDecl) else None
     return report(

@@ -20,6 +20,7 @@ from bettyc.model import Formula as FormulaValue
 from bettyc.patterns import nothing, unmatched
 from bettyc.plan import Plan, Solve, Step, updates, walk
 from bettyc.runtime import externs
+from bettyc.runtime.builtin import module
 from bettyc.runtime.data.draw import Batches
 from bettyc.runtime.data.load import Loader, Source
 from bettyc.runtime.data.rows import Columns, Tasks, checked
@@ -306,6 +307,11 @@ class _Assembler:
         layout, theta = self.linked.layouts[level], self.state.theta[level]
         frozen = self.state.buffers[level]["frozen"]
         network = self.linked.networks.get(ref.path)
+        built_in = [n for n in self.plan.model.level(level).networks if n.name == name]
+        if network is None and built_in:
+            inside = {s.name.removeprefix(f"{name}."): s for s in layout.of(name)}
+            values = {n: layout.value(s, theta, frozen).detach() for n, s in inside.items()}
+            return module(built_in[0], values)
         if network is None:
             return layout.value(layout.slot(name), theta, frozen)
         flat = torch.cat([layout.value(s, theta, frozen).reshape(-1) for s in layout.of(name)])

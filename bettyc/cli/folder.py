@@ -5,6 +5,7 @@ plan.json               the plan
 environment.json        what it runs on: versions, device, threads
 metrics.jsonl           one line per update of the top level, or per `log = every(n)`
     metrics.csv             the same numbers, where `log = csv` asks for it
+loggers.json            under what number Weights & Biases and MLflow know the run, where they do
 checkpoints/            where a run can be resumed
 variables.safetensors   every variable at the end, named level.variable; averages where a level has
                         an `average`

@@ -6,6 +6,7 @@ A logger of another package is loaded when a program asks for it, and missing pa
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Iterator
 from importlib import import_module
@@ -13,11 +14,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from bettyc.cli.common import write
 from bettyc.model import Call
 
 if TYPE_CHECKING:
     from bettyc.plan import Plan
     from bettyc.runtime.run import Output
+
+
+KNOWN = "loggers.json"  # in the folder of a run: what it is called elsewhere
 
 
 class Logger(Protocol):
@@ -107,12 +112,15 @@ class TensorBoard:
 
 
 class Wandb:
-    """`wandb(project, name)`."""
+    """`wandb(project, name)`. A run that goes on in its folder goes on there too."""
 
     def __init__(self, call: Call, folder: str, program: str, done: int | None) -> None:
         module = _load("wandb", "wandb")
         project, name = _text(call, "project") or program, _text(call, "name") or _name(folder)
-        self._run = module.init(project=project, name=name, dir=folder)
+        known = None if done is None else _known(folder, "wandb")
+        resume = None if known is None else "allow"
+        self._run = module.init(project=project, name=name, dir=folder, id=known, resume=resume)
+        _keep(folder, "wandb", self._run.id)
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
         self._run.log(numbers, step=step)
@@ -123,7 +131,8 @@ class Wandb:
 
 class MLflow:
     """`mlflow(experiment, folder)`: a folder gets a data base, since MLflow 3 refuses plain files;
-    an address (`sqlite:///…`, `http://…`) is taken as it is.
+    an address (`sqlite:///…`, `http://…`) is taken as it is. A run that goes on in its folder goes
+    on there too.
     """
 
     def __init__(self, call: Call, folder: str, program: str, done: int | None) -> None:
@@ -135,7 +144,12 @@ class MLflow:
         if store:
             self._module.set_tracking_uri(store)
         self._module.set_experiment(_text(call, "experiment") or program)
-        self._module.start_run(run_name=_name(folder))
+        known = None if done is None else _known(folder, "mlflow")
+        if known is None:
+            found = self._module.start_run(run_name=_name(folder))
+        else:
+            found = self._module.start_run(run_id=known)
+        _keep(folder, "mlflow", found.info.run_id)
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
         self._module.log_metrics(numbers, step=step)
@@ -150,6 +164,24 @@ LOGGERS: dict[str, Any] = {
     "wandb": Wandb,
     "mlflow": MLflow,
 }
+
+
+def _known(folder: str, logger: str) -> str | None:
+    """By what number a logger knows the run of this folder; None where it never heard of it."""
+    path = os.path.join(folder, KNOWN)
+    if not os.path.isfile(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        found = json.load(file).get(logger)
+    return found if isinstance(found, str) else None
+
+
+def _keep(folder: str, logger: str, number: str) -> None:
+    path, found = os.path.join(folder, KNOWN), {}
+    if os.path.isfile(path):
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    write(path, json.dumps({**found, logger: number}, indent=2) + "\n")
 
 
 def _name(folder: str) -> str:

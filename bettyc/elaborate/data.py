@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from bettyc.diagnostics.model import Edit, Suggestion
 from bettyc.diagnostics.suggest import closest
-from bettyc.elaborate import calls, constants, torch_networks
+from bettyc.elaborate import calls, constants
 from bettyc.elaborate.constants import NotConstant
 from bettyc.elaborate.context import Context
 from bettyc.elaborate.declared import type_of
@@ -194,24 +194,6 @@ def _owned(ctx: Context, node: ast.Field, scope: Scope) -> None:
             ],
         )
         raise NotConstant
-    if isinstance(member, ast.Module) and _built_in(member, scope):
-        ctx.report(
-            "MLO0404",
-            node.span,
-            scope,
-            expected="a network from Python (`extern module`)",
-            found=f"the built-in network `{node.name.text}`",
-        )
-        raise NotConstant
-
-
-def _built_in(node: ast.Module, scope: Scope) -> bool:
-    """Is it `mlp(...)` or the like? Those are formulas, which Python code cannot call."""
-    call = node.value
-    name = call.function if isinstance(call, ast.Call) else call
-    if not isinstance(name, ast.Name) or name.id in torch_networks.TORCH:
-        return False
-    return not isinstance(scope.unit.names.get(name.id), ast.ExternModule)
 
 
 def declare_split(ctx: Context, node: ast.Split, scope: Scope) -> None:

@@ -122,6 +122,33 @@ def test_wandb(tmp_path: Path) -> None:
     assert found == pytest.approx(expected(tmp_path / "out"), rel=1e-12)
 
 
+def twice(folder: Path, log: str) -> None:
+    """Four updates, and the rest of the six in the same folder."""
+    often = ("--set", "run.checkpoint=every(2)")
+    first = run(folder, log, "-o", "out", "--set", "run.steps=4", *often)
+    second = run(folder, log, "--resume", "out", *often)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+
+
+def test_wandb_knows_a_run_that_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    twice(tmp_path, 'wandb(project = "mine")')
+    known = json.loads((tmp_path / "out" / "loggers.json").read_text())["wandb"]
+
+    files = [p.name for p in (tmp_path / "out").glob("wandb/offline-run-*/*.wandb")]
+    assert files == [f"run-{known}.wandb"] * 2
+
+
+def test_mlflow_knows_a_run_that_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    twice(tmp_path, 'mlflow(experiment = "mine", folder = "store")')
+    info, found = history(f"sqlite:///{tmp_path}/store/mlflow.db")
+
+    assert (info.status, info.run_name) == ("FINISHED", "out")
+    assert found == pytest.approx(expected(tmp_path / "out"), rel=1e-12)
+
+
 def history(uri: str) -> tuple[Any, dict[tuple[str, int], float]]:
     import mlflow
 

@@ -82,3 +82,47 @@ def test_a_run_follows_the_expected_reward() -> None:
     run.to_end()
 
     assert abs(float(run["play"].m)) < 0.05
+
+
+PLAYED = """
+extern source play(policy: moduleSIZE) : { x: real[n, 3], y: real[n, 2] } from "nowhere:play"
+level fit {
+  module net = mlp([3, 4, 2], act = tanh)
+  draw b from play(policy = fit.netGIVEN)
+  minimize mean((net(b.x) - 1)^2)
+  optimizer = sgd(lr = 0.1)
+}
+run { steps = 3  precision = fp64 }
+"""
+
+
+def test_a_source_is_given_a_built_in_network_as_it_is() -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def play(policy: torch.nn.Module, n: int) -> dict[str, torch.Tensor]:
+        x = torch.linspace(-1, 1, 3 * n, dtype=torch.float64).view(n, 3)
+        seen.append({"x": x, "y": policy(x), **policy.state_dict()})
+        return {k: seen[-1][k] for k in "xy"}
+
+    text = PLAYED.replace("SIZE", ", n: int").replace("GIVEN", ", n = 5")
+    run = bettyc.loads(text).compile(externs={"play": play}).start(seed=0)
+    for k in range(3):
+        net = run["fit"].net
+        run.step()
+        assert len(seen) == k + 1
+        assert seen[k]["y"].shape == (5, 2)
+        torch.testing.assert_close(seen[k]["y"], net(seen[k]["x"]).detach())
+        for name, value in net.state_dict().items():
+            assert torch.equal(seen[k][name], value)
+
+
+def test_a_size_that_only_a_drawn_source_knows() -> None:
+    program = bettyc.loads(PLAYED.replace("SIZE", "").replace("GIVEN", ""))
+    with pytest.raises(bettyc.MloError) as caught:
+        program.compile(externs={"play": sampled})
+
+    (found,) = caught.value.diagnostics
+    assert found.code == "MLO0411"
+    assert found.span is not None
+    assert "dim `n`" in found.message
+    assert "n = 10" in str(found.notes)
