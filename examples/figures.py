@@ -51,8 +51,16 @@ VARIANTS: dict[str, dict[str, dict[str, int | float | str]]] = {
     "learning_to_reweight": {"": {}, "_uniform": {"background": -1}},
 }
 
-# search_cells.py, omniglot_figures.py and tune_loss_weights.py measure these.
-ELSEWHERE = {"darts", "darts_retrain", "loss_weights", "loss_weights_fixed", "maml_omniglot"}
+# search_cells.py, omniglot_figures.py, tune_augmentation.py and tune_loss_weights.py measure these.
+ELSEWHERE = {
+    "augmentation",
+    "augmentation_fixed",
+    "darts",
+    "darts_retrain",
+    "loss_weights",
+    "loss_weights_fixed",
+    "maml_omniglot",
+}
 
 Values = dict[str, dict[str, list[float]]]
 """By metric: "before" and "after", each with one value per seed. "before" may be left out."""

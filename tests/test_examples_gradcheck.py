@@ -17,7 +17,7 @@ EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.mlo"))
 # Those whose levels below the top are solved by Newton's method within a minute.
 SOLVED = ("dro", "elastic_net", "four_levels", "hpo_of_hpo", "logistic_hpo", "ridge_hpo")
 # Those in which no level depends on the solution of another.
-SINGLE = ("darts_retrain", "loss_weights_fixed")
+SINGLE = ("augmentation_fixed", "darts_retrain", "loss_weights_fixed")
 
 
 def rows_of(path: Path, against: tuple[str, ...], profile: str | None, most: int = 20) -> int:
