@@ -36,6 +36,8 @@ def test_the_table_names_every_metric_of_every_program() -> None:
     table = (EXAMPLES[0].parent / "README.md").read_text()
 
     for path in EXAMPLES:
+        if path.stem == "maml_omniglot":  # it has a table of its own, by what was held out
+            continue
         model = bettyc.load(path).checked.model
         assert model is not None
         for metric in model.metrics:
