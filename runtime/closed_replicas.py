@@ -20,20 +20,20 @@ from bettyc.calculus.simplify import simplify
 from bettyc.calculus.turn import turn
 from bettyc.expr import Node
 from bettyc.model import Level
-from bettyc.runtime.closed import NOTHING, Closed, ClosedProducts, Function, Theta
+from bettyc.runtime.closed_products import ClosedProducts
+from bettyc.runtime.closed_text import NOTHING, Function, Texts, Theta
 from bettyc.runtime.layout import Slot
 from bettyc.runtime.link import Linked
 from bettyc.runtime.objective import Frame
 from bettyc.types import symbol
 
 
-class ClosedReplicas(Closed):
-    """As `Closed`, for theta[level] of shape (replicas, size)."""
+class ClosedReplicas(Texts):
+    """As `bettyc.runtime.closed.Closed`, for theta[level] of shape (replicas, size)."""
 
     def __init__(self, linked: Linked, level: Level, root: int, levels: Sequence[str]) -> None:
         """Raises `bettyc.calculus.replicate.Alone` where a formula has no form for all."""
         super().__init__(linked, level, root, levels)
-        self._in_c = False
         self._count = symbol(f"{level.name}.count")
         # now, so that whoever has this object has all of it
         self.write_gradients((level.name,))
@@ -150,7 +150,7 @@ class ClosedReplicas(Closed):
         return text if len(slot.free) == 1 else f"{text}.view(-1, {', '.join(map(str, slot.free))})"
 
 
-def of_all(form: Closed) -> ClosedReplicas | None:
+def of_all(form: Texts) -> ClosedReplicas | None:
     """The form for all replicas, or None where an operator has none."""
     linked = form.linked
     try:

@@ -11,7 +11,8 @@ import torch
 from bettyc.model import Call, Level
 from bettyc.plan import Instruction, Plan, Repeat, Solve, Step
 from bettyc.runtime.closed import Closed, closed
-from bettyc.runtime.closed_replicas import ClosedReplicas, of_all
+from bettyc.runtime.closed_replicas import of_all
+from bettyc.runtime.closed_text import Texts
 from bettyc.runtime.layout import layout
 from bettyc.runtime.link import DTYPES, Linked
 from bettyc.strategies import STRATEGIES
@@ -44,7 +45,7 @@ def derivatives(plan: Plan) -> dict[str, str]:
     }
 
 
-def _form(linked: Linked, level: Level) -> Closed | None:
+def _form(linked: Linked, level: Level) -> Texts | None:
     """That of all replicas at once for a `foreach` level, unless the program says `loop`."""
     form = closed(linked, level)
     if form is None or level.task is None or level.setting("replicas") == Call("loop"):
@@ -52,7 +53,7 @@ def _form(linked: Linked, level: Level) -> Closed | None:
     return of_all(form) or form
 
 
-def _write(plan: Plan, program: tuple[Instruction, ...], forms: dict[str, Closed]) -> None:
+def _write(plan: Plan, program: tuple[Instruction, ...], forms: dict[str, Texts]) -> None:
     """Have the functions written in the order in which a run comes to them."""
     for instruction in program:
         if isinstance(instruction, Repeat):
@@ -61,10 +62,10 @@ def _write(plan: Plan, program: tuple[Instruction, ...], forms: dict[str, Closed
             _level(plan, instruction, forms)
 
 
-def _level(plan: Plan, instruction: Step | Solve, forms: dict[str, Closed]) -> None:
+def _level(plan: Plan, instruction: Step | Solve, forms: dict[str, Texts]) -> None:
     name, pulls = instruction.level, plan.sweep(instruction.level)
     form = forms.get(name)
-    if form is not None and not isinstance(form, ClosedReplicas):  # those are written as a whole
+    if isinstance(form, Closed):  # of all replicas it is written as a whole
         reads = [p.level for p in pulls if p.level in form.levels]
         if isinstance(instruction, Step) and not pulls:
             form.write_slope()
@@ -73,9 +74,7 @@ def _level(plan: Plan, instruction: Step | Solve, forms: dict[str, Closed]) -> N
             form.write_products(())
     for pull in pulls:
         lower, needs = forms.get(pull.level), STRATEGIES[plan.level(pull.level).strategy.name].needs
-        if lower is None or isinstance(lower, ClosedReplicas):
-            continue
-        if any(n not in lower.levels for n in pull.into):
+        if not isinstance(lower, Closed) or any(n not in lower.levels for n in pull.into):
             continue
         if needs == "hvp" and lower.leaves[pull.level]:
             lower.write_products(pull.into)

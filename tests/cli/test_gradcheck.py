@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from bettyc.runtime.closed import ClosedProducts
+from bettyc.runtime.closed_products import ClosedProducts
 
 Bettyc = Callable[..., Any]
 
