@@ -30,19 +30,69 @@ Edges = list[list[tuple[nn.Module, int]]]
 """For each node, the modules on its edges and the states that they read."""
 
 
-def norm(channels: int) -> nn.Module:
-    return nn.GroupNorm(1, channels)
+def norm(channels: int, affine: bool = True) -> nn.Module:
+    return nn.GroupNorm(1, channels, affine=affine)
 
 
-def convolution(channels: int, kernel: int, stride: int, dilation: int) -> list[nn.Module]:
+def convolution(
+    channels: int, kernel: int, stride: int, dilation: int, affine: bool
+) -> list[nn.Module]:
     """ReLU, a convolution per channel, a 1×1 convolution, norm."""
     padding = dilation * (kernel - 1) // 2
     return [
         nn.ReLU(),
         nn.Conv2d(channels, channels, kernel, stride, padding, dilation, channels, bias=False),
         nn.Conv2d(channels, channels, 1, bias=False),
-        norm(channels),
+        norm(channels, affine),
     ]
+
+
+class Augment(nn.Module):
+    """While training: moves each picture by up to `shift` pixels and flips every other one left to
+    right, where shift > 0; then blanks a square of `hole` pixels (DeVries and Taylor 2017).
+    """
+
+    def __init__(self, shift: int, hole: int = 0) -> None:
+        super().__init__()
+        self.shift, self.hole = shift, hole
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, K, S, S) to (B, K, S, S)."""
+        if not self.training:
+            return x
+        count, side = len(x), x.shape[-1]
+        at = torch.arange(side, device=x.device)
+
+        def below(most: int) -> Tensor:
+            return torch.randint(most, (count, 1), device=x.device)
+
+        if self.shift:
+            rows, columns = (below(2 * self.shift + 1) + at for _ in range(2))
+            columns = torch.where(below(2) == 1, columns.flip(1), columns)
+            padded = nn.functional.pad(x, [self.shift] * 4).movedim(1, -1)
+            each = torch.arange(count, device=x.device)[:, None, None]
+            x = padded[each, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+        if self.hole:
+            near = []
+            for _ in range(2):
+                start = below(side) - self.hole // 2
+                near.append((at >= start) & (at < start + self.hole))
+            x = x.masked_fill((near[0][:, :, None] & near[1][:, None, :])[:, None], 0.0)
+        return x
+
+
+class DropPath(nn.Module):
+    """While training: zero for a picture with this probability, otherwise scaled up."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.probability
+        return x * kept / (1 - self.probability)
 
 
 class Zero(nn.Module):
@@ -54,31 +104,38 @@ class Zero(nn.Module):
         return x[:, :, :: self.stride, :: self.stride] * 0
 
 
-def operation(name: str, channels: int, stride: int) -> nn.Module:
-    """(B, channels, H, W) to (B, channels, H / stride, W / stride)."""
+def operation(name: str, channels: int, stride: int, affine: bool = True) -> nn.Module:
+    """(B, channels, H, W) to (B, channels, H / stride, W / stride).
+
+    affine: whether norms have weights of their own.
+    """
     kernel = 5 if name.endswith("5x5") else 3
     if name == "none":
         return Zero(stride)
     if name == "max_pool_3x3":
-        return nn.Sequential(nn.MaxPool2d(3, stride, padding=1), norm(channels))
+        return nn.Sequential(nn.MaxPool2d(3, stride, padding=1), norm(channels, affine))
     if name == "avg_pool_3x3":
         pool = nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
-        return nn.Sequential(pool, norm(channels))
+        return nn.Sequential(pool, norm(channels, affine))
     if name == "skip_connect":
+        if stride == 1:
+            return nn.Identity()
         shrink = nn.Conv2d(channels, channels, 1, stride, bias=False)
-        return nn.Identity() if stride == 1 else nn.Sequential(nn.ReLU(), shrink, norm(channels))
+        return nn.Sequential(nn.ReLU(), shrink, norm(channels, affine))
     if name.startswith("sep_conv"):
-        twice = convolution(channels, kernel, stride, 1) + convolution(channels, kernel, 1, 1)
-        return nn.Sequential(*twice)
-    return nn.Sequential(*convolution(channels, kernel, stride, 2))
+        first = convolution(channels, kernel, stride, 1, affine)
+        return nn.Sequential(*first, *convolution(channels, kernel, 1, 1, affine))
+    return nn.Sequential(*convolution(channels, kernel, stride, 2, affine))
 
 
 class Mixed(nn.Module):
-    """Every operation on one edge."""
+    """Every operation on one edge. Its norms have no weights, which could undo the mixture's."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
-        self.operations = nn.ModuleList(operation(o, channels, stride) for o in OPERATIONS)
+        self.operations = nn.ModuleList(
+            operation(o, channels, stride, affine=False) for o in OPERATIONS
+        )
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """weights: (operations,)."""
@@ -122,9 +179,10 @@ class Stack(nn.Module):
 
     def __init__(
         self, inputs: int, channels: int, cells: int, classes: int, nodes: int,
-        edges: Callable[[int, bool], Edges],
+        edges: Callable[[int, bool], Edges], augment: Augment,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.augment = augment
         self.stem = nn.Sequential(nn.Conv2d(inputs, channels, 3, padding=1), norm(channels))
         self.cells = nn.ModuleList()
         self.reduces = [i in (cells // 3, 2 * cells // 3) and cells > 1 for i in range(cells)]
@@ -138,7 +196,7 @@ class Stack(nn.Module):
     def through(self, x: Tensor, weights: Sequence[Tensor | None]) -> Tensor:
         """weights: of normal cells and of reduction cells."""
         # Convolutions of one channel each are faster on a CPU with the channels last.
-        before = last = self.stem(x).contiguous(memory_format=torch.channels_last)
+        before = last = self.stem(self.augment(x)).contiguous(memory_format=torch.channels_last)
         for cell, reduces in zip(self.cells, self.reduces, strict=True):
             before, last = last, cell(before, last, weights[reduces])
         return self.head(last.mean((2, 3)))
@@ -147,14 +205,16 @@ class Stack(nn.Module):
 class Network(Stack):
     """The network of the search: every operation on every edge."""
 
-    def __init__(self, inputs: int, channels: int, cells: int, classes: int, nodes: int) -> None:
+    def __init__(
+        self, inputs: int, channels: int, cells: int, classes: int, nodes: int, shift: int = 0
+    ) -> None:
         def edges(channels: int, reduces: bool) -> Edges:
             def mixed(source: int) -> nn.Module:
                 return Mixed(channels, 2 if reduces and source < 2 else 1)
 
             return [[(mixed(source), source) for source in range(2 + i)] for i in range(nodes)]
 
-        super().__init__(inputs, channels, cells, classes, nodes, edges)
+        super().__init__(inputs, channels, cells, classes, nodes, edges, Augment(shift))
 
     def forward(self, x: Tensor, normal: Tensor, reduction: Tensor) -> Tensor:
         """(B, inputs, H, W) and two (edges, operations) of weights, to (B, classes)."""
@@ -167,17 +227,23 @@ class Found(Stack):
     def __init__(
         self, inputs: int, channels: int, cells: int, classes: int,
         normal: Genotype, reduction: Genotype,
+        augment: Augment, drop: float,
     ) -> None:  # fmt: skip
         nodes = len(normal) // 2
 
+        def chosen(name: str, channels: int, stride: int) -> nn.Module:
+            module = operation(name, channels, stride)
+            keep = drop == 0 or isinstance(module, nn.Identity)
+            return module if keep else nn.Sequential(module, DropPath(drop))
+
         def edges(channels: int, reduces: bool) -> Edges:
-            chosen = [
-                (operation(o, channels, 2 if reduces and source < 2 else 1), source)
+            inside = [
+                (chosen(o, channels, 2 if reduces and source < 2 else 1), source)
                 for o, source in (reduction if reduces else normal)
             ]
-            return [chosen[2 * i : 2 * i + 2] for i in range(nodes)]
+            return [inside[2 * i : 2 * i + 2] for i in range(nodes)]
 
-        super().__init__(inputs, channels, cells, classes, nodes, edges)
+        super().__init__(inputs, channels, cells, classes, nodes, edges, augment)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.through(x, (None, None))
@@ -214,12 +280,14 @@ def written(cell: Genotype) -> str:
 
 
 def found(
-    inputs: int, channels: int, cells: int, classes: int, normal: str, reduction: str
-) -> Found:
-    """The network of two genotypes that `written` wrote."""
+    inputs: int, channels: int, cells: int, classes: int, normal: str, reduction: str,
+    shift: int = 0, hole: int = 0, drop: float = 0.0,
+) -> Found:  # fmt: skip
+    """The network of two genotypes that `written` wrote. drop: the probability of DropPath."""
 
     def read(text: str) -> Genotype:
         pairs = (word.split(":") for word in text.split())
         return [(name, int(source)) for name, source in pairs]
 
-    return Found(inputs, channels, cells, classes, read(normal), read(reduction))
+    augment = Augment(shift, hole)
+    return Found(inputs, channels, cells, classes, read(normal), read(reduction), augment, drop)

@@ -103,13 +103,19 @@ def measure(path: Path, suffix: str, values: Mapping[str, int | float | str]) ->
     keep(path.stem + suffix, metrics, (time.process_time() - begin) / count, values)
 
 
-def cell(values: list[float]) -> str:
-    """The mean, and its standard error where there are several values."""
+def mean_and_error(values: list[float]) -> tuple[float, float]:
+    """The mean and its standard error; of one value the error is nan."""
     mean = sum(values) / len(values)
     if len(values) == 1:
-        return f"{mean:.4f}"
+        return mean, math.nan
     spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    return f"{mean:.4f} ± {spread / math.sqrt(len(values)):.4f}"
+    return mean, spread / math.sqrt(len(values))
+
+
+def cell(values: list[float]) -> str:
+    """The mean, and its standard error where there are several values."""
+    mean, error = mean_and_error(values)
+    return f"{mean:.4f}" if len(values) == 1 else f"{mean:.4f} ± {error:.4f}"
 
 
 def table() -> str:

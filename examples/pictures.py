@@ -1,4 +1,4 @@
-"""Pictures of darts.mlo: scikit-learn's digits, or CIFAR-10 from the files as published."""
+"""Pictures of darts.mlo: scikit-learn's digits, plain or noisy, or CIFAR-10 as published."""
 
 from __future__ import annotations
 
@@ -11,21 +11,28 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+COPIES, NOISE = 4, 0.4
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def pictures(name: str, part: str) -> dict[str, np.ndarray]:
     """x of shape (n, channels, height, width) and labels y; part is "train" or "test".
 
-    name "digits": 70 % of the digits train, 30 % test. Any other is the folder that
-    `cifar-10-python.tar.gz` or its content, `cifar-10-batches-py`, lies in.
+    name "digits": 70 % of the digits train, 30 % test, 8×8. "noisy": COPIES noisy pictures of
+    each, one after the other. Any other is the folder that `cifar-10-python.tar.gz` or its content,
+    `cifar-10-batches-py`, lies in.
     """
-    if name != "digits":
+    if name not in ("digits", "noisy"):
         return cifar10(Path(name), part)
     x, y = load_digits(return_X_y=True)
     train, test = train_test_split(np.arange(len(y)), test_size=0.3, random_state=0, stratify=y)
     rows = train if part == "train" else test
-    return {"x": x[rows].reshape(-1, 1, 8, 8).astype(np.float32) / 16, "y": y[rows]}
+    images, labels = x[rows].reshape(-1, 1, 8, 8).astype(np.float32) / 16, y[rows]
+    if name == "noisy":
+        images, labels = np.repeat(images, COPIES, axis=0), np.repeat(labels, COPIES)
+        noise = np.random.default_rng(len(rows)).standard_normal(images.shape, dtype=np.float32)
+        images += NOISE * noise
+    return {"x": images, "y": labels}
 
 
 class Arrays(pickle.Unpickler):

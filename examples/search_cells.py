@@ -1,15 +1,22 @@
 """Search for cells with darts.mlo, then train the found ones and random ones alike.
 
-    python examples/search_cells.py
+    python examples/search_cells.py            what figures/darts/cells.json does not hold yet
+    python examples/search_cells.py --again    all of it
 
-Writes figures/darts.json and figures/darts_retrain.json. The found cells are trained from the
-seeds 0, 1 and 2, the eight pairs of random cells once each, from the seeds 0 to 7.
+figures/darts/cells.json holds every cell and every training; figures/darts.json and
+figures/darts_retrain.json the summaries of the table, the first order without a suffix. Each search
+begins from seed 0, its cells are trained from the seeds 0 to 4; each of the eight pairs of random
+cells from the seeds 0 and 1. The test images are looked at once, at the end of each training.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import sys
 import time
 from pathlib import Path
+from typing import TypedDict
 
 import darts
 import figures
@@ -18,58 +25,123 @@ import torch
 import bettyc
 
 HERE = Path(__file__).parent
-RANDOM, AGAIN = 8, 3
-ORDERS = {"second": "finite_diff", "first": "none"}
+KEPT = HERE / "figures" / "darts" / "cells.json"
+ORDERS = {"first": "none", "second": "sama"}
+RANDOM, SEEDS, RANDOM_SEEDS = 8, 5, 2
+SUFFIXES = {"first": "", "second": "_second_order", "random": "_random"}
 
-Cells = tuple[darts.Genotype, darts.Genotype]
+
+class Cells(TypedDict, total=False):
+    """A normal and a reduction cell, as `darts.written` writes them, and their trainings."""
+
+    of: str  # "first" or "second", the order of the search, or "random"
+    normal: str
+    reduction: str
+    parameters: int
+    val_acc: float  # of the network of the search; random cells have none
+    seconds: float  # of the search
+    runs: list[dict[str, float]]
 
 
-def search(order: str) -> tuple[Cells, float]:
-    """The normal and the reduction cell, and the validation accuracy of the mixed network."""
+def search(order: str) -> Cells:
     program = bettyc.load(HERE / "darts.mlo", set={"weights.hypergrad": ORDERS[order]})
-    run = program.compile().start()
+    begin = time.process_time()
+    run = program.compile().start(seed=0)
     last = run.to_end()
-    normal, reduction = (
-        torch.softmax(getattr(run["arch"], k), -1) for k in ("normal", "reduction")
-    )
-    return (darts.genotype(normal), darts.genotype(reduction)), last.metrics["val_acc"]
+    mixtures = (torch.softmax(getattr(run["arch"], k), -1) for k in ("normal", "reduction"))
+    normal, reduction = (darts.written(darts.genotype(m)) for m in mixtures)
+    seconds = round(time.process_time() - begin, 1)
+    accuracy = round(last.metrics["val_acc"], 4)
+    return {
+        "of": order, "normal": normal, "reduction": reduction, "val_acc": accuracy,
+        "seconds": seconds, "runs": [],
+    }  # fmt: skip
 
 
-def retrain(cells: Cells, seed: int) -> dict[str, float]:
-    normal, reduction = (f'"{darts.written(cell)}"' for cell in cells)
-    values = {"normal": normal, "reduction": reduction}
-    run = bettyc.load(HERE / "darts_retrain.mlo", set=values).compile().start(seed=seed)
-    return run.to_end().metrics
-
-
-def main() -> None:
-    torch.set_num_threads(1)
-    metrics: figures.Values = {}
-    begin = time.perf_counter()
-    trained: figures.Values = {}
-    for order in ORDERS:
-        cells, accuracy = search(order)
-        print(order, accuracy, *(darts.written(cell) for cell in cells), sep="\n  ", flush=True)
-        suffix = "" if order == "second" else "_first_order"
-        metrics[f"val_acc{suffix}"] = {"after": [accuracy]}
-        keep(trained, suffix, [retrain(cells, seed) for seed in range(AGAIN)])
-    figures.keep("darts", metrics, (time.perf_counter() - begin) / 2)
-    begin = time.perf_counter()
+def drawn() -> list[Cells]:
     generator = torch.Generator().manual_seed(0)
-    others = []
-    for seed in range(RANDOM):
-        normal, reduction = (darts.random_genotype(2, generator) for _ in range(2))
-        others.append(retrain((normal, reduction), seed))
-    keep(trained, "_random", others)
-    figures.keep("darts_retrain", trained, (time.perf_counter() - begin) / RANDOM)
+    pairs = [[darts.random_genotype(2, generator) for _ in range(2)] for _ in range(RANDOM)]
+    return [
+        {"of": "random", "normal": darts.written(n), "reduction": darts.written(r), "runs": []}
+        for n, r in pairs
+    ]
+
+
+def train(cells: Cells, seed: int) -> dict[str, float]:
+    """The metrics of darts_retrain.mlo, and the seconds of CPU."""
+    values = {k: f'"{cells[k]}"' for k in ("normal", "reduction")}
+    begin = time.process_time()
+    run = bettyc.load(HERE / "darts_retrain.mlo", set=values).compile().start(seed=seed)
+    metrics = {k: float(f"{v:.5g}") for k, v in run.to_end().metrics.items()}
+    cells["parameters"] = sum(p.numel() for p in run["weights"].net.parameters())
+    return metrics | {"seconds": round(time.process_time() - begin, 1)}
+
+
+def write(kept: list[Cells]) -> None:
+    KEPT.parent.mkdir(exist_ok=True)
+    KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def measure(kept: list[Cells]) -> None:
+    """Add to kept what is missing, and write it after each search and each training."""
+    for of in ("first", "random", "second"):
+        if not any(c["of"] == of for c in kept):
+            kept += drawn() if of == "random" else [search(of)]
+            write(kept)
+        for cells in (c for c in kept if c["of"] == of):
+            print(of, cells["normal"], "|", cells["reduction"], flush=True)
+            for seed in range(len(cells["runs"]), RANDOM_SEEDS if of == "random" else SEEDS):
+                cells["runs"].append(train(cells, seed))
+                write(kept)
+                print(" ", cells["runs"][-1], flush=True)
+
+
+def values(kept: list[Cells], of: str, metric: str) -> list[float]:
+    """Of found cells one value per training; of random ones the mean of each pair's trainings."""
+    if of == "random":
+        means = [[run[metric] for run in c["runs"]] for c in kept if c["of"] == of]
+        return [sum(m) / len(m) for m in means]
+    return [run[metric] for c in kept if c["of"] == of for run in c["runs"]]
+
+
+def summary(kept: list[Cells]) -> str:
+    """The gain in accuracy of each order over random cells, beside its standard errors."""
+    lines = []
+    random_mean, random_error = figures.mean_and_error(values(kept, "random", "test_acc"))
+    for order in (c["of"] for c in kept if c["of"] in ORDERS):
+        mean, error = figures.mean_and_error(values(kept, order, "test_acc"))
+        both = math.hypot(error, random_error)
+        lines.append(
+            f"{order} order: {mean:.4f} - {random_mean:.4f} = {mean - random_mean:+.4f}; standard "
+            f"error of the random mean {random_error:.4f}, of the difference {both:.4f}"
+        )
+    return "\n".join(lines)
+
+
+def keep(kept: list[Cells]) -> None:
+    searches = [c for c in kept if c["of"] in ORDERS]
+    accuracies = {f"val_acc{SUFFIXES[c['of']]}": {"after": [c["val_acc"]]} for c in searches}
+    seconds = sum(c["seconds"] for c in searches) / len(searches)
+    figures.keep("darts", accuracies, seconds, {"weights.hypergrad": ORDERS["first"]})
+    trained: figures.Values = {}
+    for of in (k for k in SUFFIXES if any(c["of"] == k for c in kept)):
+        for metric in ("test_acc", "test_loss"):
+            trained[metric + SUFFIXES[of]] = {"after": values(kept, of, metric)}
+        sizes = [float(c["parameters"]) for c in kept if c["of"] == of]
+        trained[f"parameters{SUFFIXES[of]}"] = {"after": sizes}
+    each = [run["seconds"] for c in kept for run in c["runs"]]
+    figures.keep("darts_retrain", trained, sum(each) / len(each))
     figures.write_table()
 
 
-def keep(into: figures.Values, suffix: str, runs: list[dict[str, float]]) -> None:
-    for metric in runs[0]:
-        into[metric + suffix] = {"after": [run[metric] for run in runs]}
-        print(metric + suffix, figures.cell(into[metric + suffix]["after"]), flush=True)
+def main(arguments: list[str]) -> None:
+    torch.set_num_threads(1)
+    fresh = "--again" in arguments or not KEPT.is_file()
+    kept: list[Cells] = [] if fresh else json.loads(KEPT.read_text())
+    measure(kept)
+    keep(kept)
+    print(summary(kept))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

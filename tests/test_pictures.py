@@ -1,8 +1,9 @@
-"""The loader of CIFAR-10, on files in the published format, and the cells of darts.py."""
+"""The pictures of darts.mlo, CIFAR-10 from files in the published format; the cells of darts.py."""
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import pickle
 import tarfile
 from pathlib import Path
@@ -11,6 +12,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+
+import bettyc
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -25,6 +28,9 @@ def load(name: str) -> ModuleType:
 
 
 pictures, darts = load("pictures"), load("darts")
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(EXAMPLES))  # search_cells.py imports those beside it
+    search_cells = load("search_cells")
 
 
 @pytest.fixture
@@ -70,6 +76,88 @@ def test_a_pickle_that_holds_more_than_arrays_is_refused(folder: Path) -> None:
         pictures.pictures(str(folder), "test")
 
 
+def test_the_full_profile_of_the_search_runs_on_the_published_files(folder: Path) -> None:
+    """With fewer and narrower cells, for time."""
+    values = {"name": f'"{folder}"', "batch": 2, "run.steps": 1, "run.eval": "every(1)"}
+    values |= {"cells": 2, "channels": 2}
+    program = bettyc.load(EXAMPLES / "darts.mlo", profile="cifar10", set=values)
+    run = program.compile().start()
+
+    out = run.step()
+
+    assert run["arch"].normal.shape == (14, 8)
+    assert math.isfinite(out.loss["arch"])
+    assert 0 <= out.metrics["val_acc"] <= 1
+
+
+def test_the_full_profile_trains_the_published_cells_in_their_published_size(folder: Path) -> None:
+    """3.3 million parameters: table 1 of the paper."""
+    values = {"name": f'"{folder}"', "B": 2, "run.steps": 1, "run.eval": "every(1)"}
+    program = bettyc.load(EXAMPLES / "darts_retrain.mlo", profile="cifar10", set=values)
+    run = program.compile().start()
+
+    out = run.step()
+
+    count = sum(p.numel() for p in run["weights"].net.parameters())
+    assert round(count / 1e6, 1) == 3.3
+    assert math.isfinite(out.metrics["test_loss"])
+
+
+def test_noisy_copies_of_one_digit_lie_side_by_side() -> None:
+    """So that consecutive halves share no digit."""
+    plain, noisy = (pictures.pictures(name, "test") for name in ("digits", "noisy"))
+    noise = noisy["x"] - np.repeat(plain["x"], 4, axis=0)
+
+    assert np.array_equal(noisy["y"], np.repeat(plain["y"], 4))
+    assert noise.dtype == np.float32
+    assert noise.mean() == pytest.approx(0, abs=4 * 0.4 / noise.size**0.5)
+    assert noise.std() == pytest.approx(0.4, rel=4 / (2 * noise.size) ** 0.5)
+    assert abs(np.corrcoef(noise[::4].ravel(), noise[1::4].ravel())[0, 1]) < 0.02
+
+
+def test_augmentation_shifts_flips_and_blanks_while_training() -> None:
+    torch.manual_seed(0)
+    picture = torch.arange(1.0, 1 + 2 * 36).reshape(1, 2, 6, 6)
+    padded = torch.nn.functional.pad(picture, [1] * 4)[0]
+    moved = [padded[:, a : a + 6, b : b + 6] for a in range(3) for b in range(3)]
+    expected = {tuple(m.flatten().tolist()) for p in moved for m in (p, p.flip(-1))}
+    x = picture.expand(400, 2, 6, 6)
+    moves, blanks = darts.Augment(1), darts.Augment(0, 4)
+
+    assert {tuple(m.flatten().tolist()) for m in moves(x)} == expected
+    blank = (blanks(x) == 0).sum((1, 2, 3))
+    assert blank.max() == 2 * 16
+    assert blank.min() == 2 * 4
+    assert torch.equal(moves.eval()(x), x)
+    assert torch.equal(blanks.eval()(x), x)
+
+
+def test_paths_are_dropped_by_picture_while_training() -> None:
+    torch.manual_seed(0)
+    drop, x = darts.DropPath(0.25), torch.ones(4000, 2, 3, 3)
+    out = drop(x)
+
+    assert out.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert torch.equal(out.amax((1, 2, 3)), out.amin((1, 2, 3)))
+    assert out[:, 0, 0, 0].mean() == pytest.approx(1, abs=4 * (1 / 3 / 4000) ** 0.5)
+    assert torch.equal(drop.eval()(x), x)
+
+
+def test_random_cells_count_once_each_however_often_they_are_trained() -> None:
+    def cells(of: str, *accuracies: float) -> dict[str, object]:
+        return {"of": of, "runs": [{"test_acc": a} for a in accuracies]}
+
+    kept = [cells("first", 0.7, 0.8), cells("second", 0.9, 0.9)]
+    kept += [cells("random", 0.4, 0.6), cells("random", 0.6, 0.8)]
+
+    assert search_cells.values(kept, "random", "test_acc") == pytest.approx([0.5, 0.7])
+    assert search_cells.values(kept, "first", "test_acc") == [0.7, 0.8]
+    first, second = search_cells.summary(kept).splitlines()
+    assert "0.7500 - 0.6000 = +0.1500" in first
+    assert "random mean 0.1000, of the difference 0.1118" in first
+    assert "of the difference 0.1000" in second
+
+
 def test_the_genotype_has_the_two_heaviest_edges_of_each_node() -> None:
     weights = torch.zeros(5, 8)
     weights[:, 0] = 9  # `none` does not count
@@ -94,7 +182,8 @@ def test_one_operation_per_edge_is_the_network_of_that_genotype() -> None:
         to.last.load_state_dict(from_.last.state_dict())
         for k, (edge, (name, _)) in enumerate(zip(at, cell, strict=True)):
             operation = from_.edges[edge].operations[darts.OPERATIONS.index(name)]
-            to.edges[k].load_state_dict(operation.state_dict())
+            # The norms of a mixture have no weights; those of the found cell begin as one and zero.
+            to.edges[k].load_state_dict(operation.state_dict(), strict=False)
     found.stem.load_state_dict(mixed.stem.state_dict())
     found.head.load_state_dict(mixed.head.state_dict())
     x = torch.randn(3, 1, 8, 8)
