@@ -32,6 +32,7 @@ SEEDS = {
     "coreset": 5,
     "data_pruning": 5,
     "gan": 3,
+    "learned_optimizer": 3,
     "learning_by_ignoring": 5,
     "learning_to_reweight": 5,
     "meta_weight_net": 5,
