@@ -49,7 +49,11 @@ VARIANTS: dict[str, dict[str, dict[str, int | float | str]]] = {
         "_drop_40": {"drop": 0.4},
         "_drop_50": {"drop": 0.5},
     },
-    "learning_to_reweight": {"": {}, "_uniform": {"background": -1}},
+    "learning_to_reweight": {
+        "": {},
+        "_uniform": {"background": -1},
+        "_uniform_early": {"background": -1, "run.steps": 200},
+    },
 }
 
 # search_cells.py, omniglot_figures.py, tune_augmentation.py and tune_loss_weights.py measure these.

@@ -78,17 +78,17 @@ def test_scikit_learn_chooses_by_the_same_rows(script: Any, name: str) -> None:
     problem = dataclasses.replace(script.PROBLEMS[name], low=-5.0)
     parts = problem.parts(0)
 
-    chosen_by, model, size = script.cross_validated(problem, parts, 0.0)
+    found = script.cross_validated(problem, parts, 0.0)
 
-    assert size == 5
-    assert chosen_by == problem.loss(model, parts["val"])
+    assert found.tried == 5
+    assert found.loss == problem.loss(found.model, parts["val"])
     if name != "elastic_net":
         line = np.linspace(problem.low, script.HIGH, 5)
         fitted = (
             problem.fit(parts["train"]["x"], parts["train"]["y"], np.array([p])) for p in line
         )
         least = min(problem.loss(model, parts["val"]) for model in fitted)
-        assert chosen_by == pytest.approx(least, rel=1e-3)
+        assert found.loss == pytest.approx(least, rel=1e-3)
 
 
 def test_a_grid_gets_finer_and_repeats_no_point(script: Any) -> None:
@@ -98,3 +98,16 @@ def test_a_grid_gets_finer_and_repeats_no_point(script: Any) -> None:
     assert set(points[:9]) == {(a, b) for a in (-9.0, -3.0, 3.0) for b in (-9.0, -3.0, 3.0)}
     line = np.linspace(-9, 3, 9)
     assert set(points) == {(a, b) for a in line for b in line}
+
+
+def test_the_penalties_found_are_those_of_the_model(script: Any) -> None:
+    problem = script.PROBLEMS["ridge"]
+    parts = problem.parts(0)
+
+    found = script.hypergradient(problem, parts, problem.penalties["per feature"], 0.0)
+
+    w, b = problem.fit(parts["train"]["x"], parts["train"]["y"], found.log_penalty)
+    np.testing.assert_allclose(found.model[0], w, rtol=1e-3, atol=1e-5)
+    w, b = problem.fit(*script.both(parts).values(), found.log_penalty)
+    np.testing.assert_allclose(found.on_both[0], w, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found.on_both[1], b, rtol=1e-3, atol=1e-5)
