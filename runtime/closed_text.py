@@ -21,12 +21,12 @@ from bettyc.onepass import Region
 from bettyc.plan import updates
 from bettyc.runtime import domains, passes
 from bettyc.runtime.compiled import Native
+from bettyc.runtime.follow import attributes
 from bettyc.runtime.layout import Slot
 from bettyc.runtime.link import Linked
 from bettyc.runtime.modules import Network
 from bettyc.runtime.naming import argument, plain, source
 from bettyc.runtime.objective import Frame
-from bettyc.runtime.traced import attributes
 
 Theta = Mapping[str, Tensor]
 

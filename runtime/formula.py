@@ -146,7 +146,7 @@ def objective(linked: Linked, level: Level) -> Formula:
     # what is held while variables are moved is kept evaluation by evaluation
     found.replicas = None if found.held is not None else linked.replicas.get(level.name)
     if linked.plan.opt > 0:
-        from bettyc.runtime.around import around
+        from bettyc.runtime.cut import around
 
         found._closed = closed(linked, level)
         if found._closed is None:

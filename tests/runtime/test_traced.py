@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from toys import classification, start
 
-from bettyc.runtime import traced
+from bettyc.runtime.network_steps import LAYERS
 
 PROGRAM = """
 mlo 0.1
@@ -264,7 +264,7 @@ def test_following_a_network_leaves_no_trace(net):
 
 
 def test_operators_that_give_something_else_are_not_taken(monkeypatch):
-    monkeypatch.setitem(traced.LAYERS, nn.Tanh, traced.LAYERS[nn.Sigmoid])
+    monkeypatch.setitem(LAYERS, nn.Tanh, LAYERS[nn.Sigmoid])
     assert not sees_through(train(layers(nn.Tanh()), 1))
 
 
