@@ -37,6 +37,7 @@ SEEDS = {
     "learning_to_reweight": 5,
     "meta_weight_net": 5,
     "meta_weight_net_resnet": 5,
+    "pendulum": 3,
     "portfolio": 5,
     "reward_shaping": 5,
 }
