@@ -4,9 +4,9 @@
     python examples/search_cells.py --again    all of it
 
 figures/darts/cells.json holds every cell and every training; figures/darts.json and
-figures/darts_retrain.json the summaries of the table, the second order without a suffix. Each search
-begins from seed 0, its cells are trained from the seeds 0 to 4; each of the eight pairs of random
-cells from the seeds 0 and 1. The test images are looked at once, at the end of each training.
+figures/darts_retrain.json the summaries of the table, the second order without a suffix. Each
+search begins from seed 0, its cells are trained from the seeds 0 to 4; each of the eight pairs of
+random cells from the seeds 0 and 1. The test images are looked at once, at the end of a training.
 """
 
 from __future__ import annotations
