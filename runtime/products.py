@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bettyc.runtime.objective import Frame, Objective
-from bettyc.runtime.slope import reason, slope, together, value_of
+from bettyc.runtime.slope import slope, together, value_of
 
 
 class Products:
@@ -123,9 +123,7 @@ def products(
     if form is not None and form.leaves[objective.level]:
         with torch.no_grad():
             return form.products(theta, frame, into)  # type: ignore[no-any-return]
-    rest = around_networks(objective, theta, [objective.level, *into])
-    found = None if rest is None or reason(objective) else rest.products(theta, frame, into)
-    return Products(objective, theta, frame, into) if found is None else found
+    return Products(objective, theta, frame, into)
 
 
 def around_networks(objective: Objective, theta: Mapping[str, Tensor], wrt: Sequence[str]) -> Any:

@@ -80,23 +80,16 @@ def slope(
     with torch.enable_grad():
         value = value_of(objective, theta, frame)
         gradient = first_derivative(value, own, create_graph=True)
-    if refused(objective, gradient, own):
-        return _by_differences(objective, theta, frame, names)
+    if getattr(objective, "once", "") is None and gradient.requires_grad:
+        objective.once = _failure(gradient, own)  # type: ignore[attr-defined]
+        if reason(objective):
+            return _by_differences(objective, theta, frame, names)
     return value, gradient
 
 
 def reason(objective: Objective) -> str:
     """Why the objective cannot be differentiated twice; empty where it can, or is not known yet."""
     return getattr(objective, "once", "") or ""
-
-
-def refused(objective: Objective, gradient: Tensor, own: Tensor) -> bool:
-    """Whether the gradient, with its graph, cannot be differentiated in `own`; tried once per
-    objective.
-    """
-    if getattr(objective, "once", "") is None and gradient.requires_grad:
-        objective.once = _failure(gradient, own)  # type: ignore[attr-defined]
-    return bool(reason(objective))
 
 
 def _failure(gradient: Tensor, own: Tensor) -> str:
