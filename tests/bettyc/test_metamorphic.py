@@ -141,7 +141,8 @@ def test_renaming_levels_variables_and_dims_renames_the_plan(name):
     levels = [i for i in file.items if isinstance(i, ast.Level)]
     owned = {s.name.text for lv in levels for s in lv.body
              if isinstance(s, ast.Var | ast.Module | ast.Let | ast.Draw)}  # fmt: skip
-    taken = {"net", "x", "y", "w", "index", "loss", "steps", "log_prob", "samples", "baseline"}
+    taken = {"net", "x", "y", "w", "index", "loss", "steps", "log_prob", "samples", "baseline",
+             "momentum"}  # fmt: skip
     old = sorted(({lv.name.text for lv in levels} | owned) - taken)
     names = {word: f"{word}0" for word in old}  # 0 sorts before all that may follow
     assert not set(names.values()) & words

@@ -217,8 +217,10 @@ def test_going_on_in_the_same_folder(
     kept = [sorted(p.name for p in (data / f / "checkpoints").iterdir()) for f in ("part", "whole")]
     assert kept[0] == kept[1]
     assert json.loads((data / "part" / "result.json").read_text())["updates"] == 9
-    other = bettyc(*command, "--set", "run.steps=10", "--resume", "part")
-    assert (other.code, "MLO0803" in other.err, len(lines(data / "part"))) == (1, True, 9)
+    fewer = bettyc(*command, "--set", "run.steps=3", "--resume", "part")
+    assert (fewer.code, "MLO0803" in fewer.err, len(lines(data / "part"))) == (1, True, 9)
+    more = bettyc(*command, "--set", "run.steps=10", "--resume", "part")
+    assert (more.code, more.err, len(lines(data / "part"))) == (0, "", 10)
 
 
 def test_a_folder_without_a_checkpoint_cannot_go_on(bettyc: Bettyc, data: Path) -> None:
@@ -402,10 +404,11 @@ def test_emitted_python_computes_the_objectives(bettyc: Bettyc, data: Path) -> N
 def test_log_says_how_often_and_where_else(
     bettyc: Bettyc, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """wandb stands for the loggers that are packages of others: only its two functions are used."""
+    """wandb stands for the loggers that are packages of others: only what is used is there."""
     logged: dict[int, dict[str, float]] = {}
     fake = types.ModuleType("wandb")
     fake.init = lambda **given: types.SimpleNamespace(  # type: ignore[attr-defined]
+        id="one",
         log=lambda numbers, step: logged.update({step: numbers}),
         finish=lambda exit_code: logged.update({-1: {**given, "code": exit_code}}),
     )
