@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
@@ -62,7 +63,7 @@ NOTHING = Written(lambda: (), lambda *_: (), False, "")
 NONE: Mapping[int, Any] = {}
 
 
-class Texts:
+class Texts(ABC):
     """The functions of one level's objective, signed so that smaller is better, by the name that
     each is written under.
 
@@ -120,9 +121,9 @@ class Texts:
             self._gradients[wrt] = self._written_gradients(wrt)
         return self._gradients[wrt]
 
+    @abstractmethod
     def _written_gradients(self, wrt: tuple[str, ...]) -> Function:
         """The function of the value and of the gradients in the variables of `wrt`."""
-        raise NotImplementedError
 
     def write_products(self, into: tuple[str, ...]) -> tuple[Function, ...]:
         """Write what `products` runs, once: (prologue, H v, cross terms)."""
@@ -130,8 +131,9 @@ class Texts:
             self._products[into] = self._written_products(into)
         return self._products[into]
 
+    @abstractmethod
     def _written_products(self, into: tuple[str, ...]) -> tuple[Function, ...]:
-        raise NotImplementedError
+        """The functions of `write_products`."""
 
     def memory(self, theta: Theta, levels: Sequence[str]) -> dict[str, Tensor]:
         """Where the emitted functions write derivatives: one flat tensor for every level of

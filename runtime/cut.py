@@ -32,15 +32,16 @@ def around(linked: Linked, level: Level, objective: Formula) -> Around | None:
     root, levels = signed(linked, level)
     root, networks = seen_through(linked.graph, root, linked.networks, linked.sizes)
     cut = _Cut(linked, level.name)
-    try:
-        root = cut.at(root)
-    except ValueError:
-        return None  # a dim without a size
+    root = cut.at(root)
     graph = linked.graph
     reached = graph.reachable([root])
     places = [z for z in cut.outputs if z in reached]
     if not places or any(has_no_text(graph, i) for i in reached):
         return None
+    try:
+        shapes = [concrete(graph[z].type.shape) for z in places]  # type: ignore[union-attr]
+    except ValueError:
+        return None  # a dim without a size
     calls = [cut.outputs[z] for z in places]
     through = frozenset(
         node.attr("level")
@@ -58,14 +59,11 @@ def around(linked: Linked, level: Level, objective: Formula) -> Around | None:
             own.append((slot, moved))
             slots.append(moved)
             front = moved.stop
-    shapes = []
-    for z in places:
-        shape = concrete(graph[z].type.shape)  # type: ignore[union-attr]
+    for z, shape in zip(places, shapes, strict=True):
         size = torch.Size(shape).numel()
         slots.append(
             Slot(graph[z].attr("name"), shape, shape, None, None, True, front, front + size)
         )
-        shapes.append(shape)
         front += size
     layout = Layout(cut.name, tuple(slots), front, 0)
     inside = replace(linked, layouts={**linked.layouts, cut.name: layout})

@@ -117,12 +117,13 @@ def test_a_source_is_given_a_built_in_network_as_it_is() -> None:
 
 
 def test_a_size_that_only_a_drawn_source_knows() -> None:
-    program = bettyc.loads(PLAYED.replace("SIZE", "").replace("GIVEN", ""))
+    text = PLAYED.replace("SIZE", "").replace("GIVEN", "")
+    program = bettyc.loads(text)
     with pytest.raises(bettyc.MloError) as caught:
         program.compile(externs={"play": sampled})
 
     (found,) = caught.value.diagnostics
     assert found.code == "MLO0411"
-    assert found.span is not None
+    assert text[found.span.start : found.span.end] == "b"  # the draw
     assert "dim `n`" in found.message
     assert "n = 10" in str(found.notes)
