@@ -35,6 +35,9 @@ REFERENCES = ("unroll", "differences", "O0")
 # A variable whose gradient is smaller than this part of the whole level's is measured by that part:
 # where it is zero, as that of a constant added to all logits, rounding is no error.
 SMALL = 1e-4
+# No gradient is measured by less than this: where that of the whole level is zero, what the solves
+# and differences leave of it is no error either.
+FLOOR = 1e-7
 # From the variables of all levels to the hypergradient, the shape of theta[root].
 Hyper = Callable[[Mapping[str, Tensor]], Tensor]
 
@@ -43,18 +46,20 @@ Hyper = Callable[[Mapping[str, Tensor]], Tensor]
 class Comparison:
     """A hypergradient against one reference, for one variable of the root.
 
-    cosine: of the angle between them. relative_error: ||found - reference|| / ||reference||, the
-    last at least SMALL times that of the whole level. norm_ratio: ||found|| / ||reference||. Where
-    the reference is zero for the whole level: 1, 0 and 1 if the hypergradient is too, else 0 and
-    infinity. coordinates: how many were compared.
+    absolute_error: ||found - reference||. scale: ||reference||, but at least SMALL times that of
+    the whole level, and at least the floor. relative_error: absolute_error / scale. cosine: of the
+    angle between them, norm_ratio: ||found|| / ||reference||; None where that divides by zero.
+    coordinates: how many were compared.
     """
 
     root: str
     variable: str
     reference: str
-    cosine: float
+    cosine: float | None
+    absolute_error: float
+    scale: float
     relative_error: float
-    norm_ratio: float
+    norm_ratio: float | None
     coordinates: int
 
 
@@ -84,14 +89,16 @@ def gradcheck(
     against: Sequence[str] = ("unroll", "differences"),
     most: int = 20,
     plain: Hyper | None = None,
+    floor: float = FLOOR,
 ) -> tuple[Comparison, ...]:
     """Compare the planned hypergradient of root, per variable.
 
-    plain: the same strategy by plain autograd, needed for the reference `O0`. Raises SolveError
+    plain: the same strategy by plain autograd, needed for the reference `O0`. floor: the norm by
+    which smaller gradients are measured, in units of the gradient. Raises SolveError
     where a reference needs the solutions of the levels below and there are none, ValueError for an
     unknown reference.
     """
-    rows, missing = compared(root, planned, point, pieces, against, most, plain)
+    rows, missing = compared(root, planned, point, pieces, against, most, plain, floor)
     for gone in missing:
         raise SolveError(gone.reason)
     return rows
@@ -105,6 +112,7 @@ def compared(
     against: Sequence[str],
     most: int = 20,
     plain: Hyper | None = None,
+    floor: float = FLOOR,
 ) -> tuple[tuple[Comparison, ...], tuple[Missing, ...]]:
     """As `gradcheck`, with the references that can be had and those that cannot."""
     unknown = set(against) - set(REFERENCES) | ({"O0"} & set(against) if plain is None else set())
@@ -132,7 +140,8 @@ def compared(
         except SolveError as error:
             missing.append(Missing(root, name, str(error)))
             continue
-        rows += _rows(root, name, planned(here.theta).detach().flatten(), reference, chosen)
+        found = planned(here.theta).detach().flatten()
+        rows += _rows(root, name, found, reference, chosen, floor)
     return tuple(rows), tuple(missing)
 
 
@@ -146,13 +155,18 @@ def _reference(name: str, root: str, here: Point, at: Sequence[int], plain: Hype
 
 
 def _rows(
-    root: str, name: str, found: Tensor, reference: Tensor, chosen: Mapping[str, list[int]]
+    root: str,
+    name: str,
+    found: Tensor,
+    reference: Tensor,
+    chosen: Mapping[str, list[int]],
+    floor: float,
 ) -> list[Comparison]:
     """One row per variable. found: of the whole level; reference: of the chosen coordinates."""
-    scale = float(reference.norm())
+    least = max(SMALL * float(reference.norm()), floor)
     parts = reference.split([len(places) for places in chosen.values()])
     return [
-        compare(root, variable, name, found[places], part, scale)
+        compare(root, variable, name, found[places], part, least)
         for (variable, places), part in zip(chosen.items(), parts, strict=True)
     ]
 
@@ -269,31 +283,25 @@ def compare(
     reference: str,
     found: Tensor,
     expected: Tensor,
-    whole: float = 0.0,
+    least: float = FLOOR,
 ) -> Comparison:
-    """The three numbers for one variable; both tensors (coordinates,). whole: the norm of the
-    reference over all variables of the level.
+    """The comparison of one variable; both tensors (coordinates,). least: the smallest norm that
+    the error is measured by, above 0.
     """
     size, right = float(found.norm()), float(expected.norm())
-    count = found.numel()
-    scale = max(right, SMALL * whole)
-    if not scale:
-        same = not size
-        return Comparison(
-            root,
-            variable,
-            reference,
-            float(same),
-            0.0 if same else float("inf"),
-            1.0 if same else float("inf"),
-            count,
-        )
-    error = float((found - expected).norm()) / scale
-    if not right:
-        ratio = 1.0 if not size else float("inf")
-        return Comparison(root, variable, reference, float(not size), error, ratio, count)
-    cosine = float(found @ expected) / (size * right) if size else 0.0
-    return Comparison(root, variable, reference, cosine, error, size / right, count)
+    error = float((found - expected).norm())
+    scale = max(right, least)
+    return Comparison(
+        root,
+        variable,
+        reference,
+        float(found @ expected) / (size * right) if size and right else None,
+        error,
+        scale,
+        error / scale,
+        size / right if right else None,
+        found.numel(),
+    )
 
 
 def worst(rows: Sequence[Comparison]) -> float:

@@ -52,6 +52,13 @@ REFERENCES = ("unroll", "differences", "O0")
     help="Largest relative error that passes.",
 )
 @click.option(
+    "--floor",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-7,
+    show_default=True,
+    help="Gradients of a smaller norm are measured by this one.",
+)
+@click.option(
     "--after",
     type=click.IntRange(min=0),
     default=0,
@@ -75,6 +82,7 @@ def command(
     levels: tuple[str, ...],
     against: str,
     rtol: float,
+    floor: float,
     after: int,
     most: int,
     seed: int | None,
@@ -87,7 +95,9 @@ def command(
     shares no code with the derivatives that the compiler wrote: it tells whether those are right.
     Everything is computed in fp64 unless `--set run.precision=...` says otherwise. The exit code is
     1 when an error is larger than --rtol: where the plan's strategy is an approximation, this is
-    how good it is. `unroll` and `differences` need the solutions of the levels below: where there
+    how good it is. The error of a variable is relative to the norm of its gradient, which counts as
+    at least 1e-4 of its level's and as at least --floor: a gradient that is zero has no relative
+    error, and rounding in it is none. `unroll` and `differences` need the solutions of the levels below: where there
     are none, as of most networks, a warning says so and the other references decide; without any
     the exit code is 3.
     """
@@ -104,8 +114,8 @@ def command(
             said(f"error: `{level}` has no hypergradient; levels that have: {', '.join(wanted)}")
             raise Failed(2)
     chosen = [n for n in wanted if not levels or n in levels]
-    rows, missing = _found(run, plain, chosen, names, most, after)
-    _print(rows, missing, rtol, s)
+    rows, missing = _found(run, plain, chosen, names, most, after, floor)
+    _print(rows, missing, rtol, floor, s)
     compared = {row.root for row in rows}
     alone = [gone for gone in missing if gone.root not in compared]
     for gone in missing:
@@ -141,13 +151,14 @@ def _found(
     against: tuple[str, ...],
     most: int,
     after: int,
+    floor: float,
 ) -> tuple[list[Comparison], list[Missing]]:
     from bettyc.runtime.report import SolveError
 
     try:
         for _ in range(after):
             run.step()
-        found = [compare(run, level, against, most, plain) for level in levels]
+        found = [compare(run, level, against, most, plain, floor) for level in levels]
     except (RunError, SolveError) as error:
         said(f"error: {error}")
         raise Failed(3) from None
@@ -155,26 +166,32 @@ def _found(
 
 
 def compare(
-    run: Run, level: str, against: tuple[str, ...], most: int, plain: Run | None = None
+    run: Run,
+    level: str,
+    against: tuple[str, ...],
+    most: int,
+    plain: Run | None = None,
+    floor: float = 1e-7,
 ) -> tuple[tuple[Comparison, ...], tuple[Missing, ...]]:
     """The comparisons of one level, at the run's present variables with those below at their
     responses, and the references that cannot be had. The run is left as it was, so that a level is
     not checked where another check has solved it and its derivative vanishes.
 
     plain: a run of the same program at -O0, for the reference of that name; it becomes a copy.
+    floor: as of `bettyc.runtime.gradcheck.gradcheck`.
     """
     from bettyc.runtime import checkpoint
 
     kept = checkpoint.capture(run)
     try:
         run.executor.respond(level)
-        return _compared(run, level, against, most, plain)
+        return _compared(run, level, against, most, plain, floor)
     finally:
         checkpoint.restore(run, kept)
 
 
 def _compared(
-    run: Run, level: str, against: tuple[str, ...], most: int, plain: Run | None
+    run: Run, level: str, against: tuple[str, ...], most: int, plain: Run | None, floor: float
 ) -> tuple[tuple[Comparison, ...], tuple[Missing, ...]]:
     import torch
 
@@ -203,22 +220,34 @@ def _compared(
         return hyper
 
     plainly = None if plain is None else by(plain)
-    return compared(level, by(run), point, pieces, against, most, plainly)
+    return compared(level, by(run), point, pieces, against, most, plainly, floor)
 
 
-def _print(rows: list[Comparison], missing: list[Missing], rtol: float, s: Settings) -> None:
+def _print(
+    rows: list[Comparison], missing: list[Missing], rtol: float, floor: float, s: Settings
+) -> None:
     if s.format == "json":
         content = [asdict(row) | {"passed": row.relative_error <= rtol} for row in rows]
         content += [asdict(gone) | {"passed": None} for gone in missing]
         click.echo(json.dumps(content, indent=2))
         return
-    table = [("variable", "against", "relative error", "cosine", "ratio", "")]
+    table = [("variable", "against", "relative error", "absolute", "cosine", "ratio", "")]
     for row in rows:
-        verdict = "ok" if row.relative_error <= rtol else f"more than {rtol:g}"
         table.append((
             f"{row.root}.{row.variable}", row.reference, f"{row.relative_error:.2e}",
-            f"{row.cosine:.6f}", f"{row.norm_ratio:.6f}", verdict,
+            f"{row.absolute_error:.2e}", _six(row.cosine), _six(row.norm_ratio),
+            _verdict(row, rtol, floor),
         ))  # fmt: skip
-    widths = [max(len(line[i]) for line in table) for i in range(6)]
+    widths = [max(len(line[i]) for line in table) for i in range(7)]
     for line in table:
         click.echo("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip())
+
+
+def _six(number: float | None) -> str:
+    return "-" if number is None else f"{number:.6f}"
+
+
+def _verdict(row: Comparison, rtol: float, floor: float) -> str:
+    """Whether it passes, and whether the floor stood in for the norm of the reference."""
+    said = "ok" if row.relative_error <= rtol else f"more than {rtol:g}"
+    return f"{said}, of the floor {floor:g}" if row.scale == floor else said

@@ -87,9 +87,57 @@ def test_the_table_has_a_row_per_variable_and_reference(bettyc: Bettyc, data: Pa
     result = bettyc("gradcheck", "good.mlo")
     table = [line.split() for line in result.out.splitlines()]
 
-    assert table[0] == ["variable", "against", "relative", "error", "cosine", "ratio"]
+    assert table[0] == ["variable", "against", "relative", "error", "absolute", "cosine", "ratio"]
     assert [line[:2] for line in table[1:]] == [["tune.log_wd", name] for name in REFERENCES]
     assert all(line[-1] == "ok" for line in table[1:])
+
+
+ZERO = """\
+level fit {
+  var w : real[2] = zeros
+  minimize sumsq(w - [0.3, 0.7]) + exp(tune.t) * sumsq(w)
+}
+
+level tune {
+  var t : real = 0
+  minimize FACTOR * ((fit*.w[0] - 0.85)^2 + (fit*.w[1] - AIM)^2)
+  optimizer = sgd(lr = 1)
+}
+"""
+
+
+def nested(aim: float, factor: float = 1.0) -> str:
+    """At t = 0 the response is c / 2 and moves by -c / 4, with c = (0.3, 0.7): the derivative of
+    tune is 0.35 factor (aim - 0.05), and where that is zero its two terms round.
+    """
+    return ZERO.replace("AIM", repr(aim)).replace("FACTOR", format(factor, ".0e"))
+
+
+def test_a_gradient_that_is_zero_is_measured_by_the_floor(bettyc: Bettyc, data: Path) -> None:
+    (data / "zero.mlo").write_text(nested(0.05))
+    result = bettyc("gradcheck", "--format", "json", "zero.mlo")
+    table = bettyc("gradcheck", "zero.mlo").out
+
+    assert result.code == 0
+    for row in rows(result):
+        assert row["relative_error"] == row["absolute_error"] / 1e-7 < 1e-3
+    assert "Infinity" not in result.out
+    assert "NaN" not in result.out
+    assert table.count("ok, of the floor 1e-07") == 3
+    assert bettyc("gradcheck", "--floor", "1e-30", "zero.mlo").code == 1  # rounding
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-6, 1e-8])
+def test_a_wrong_gradient_of_any_size_is_found(bettyc: Bettyc, data: Path, factor: float) -> None:
+    (data / "small.mlo").write_text(nested(1.05, factor))
+    right = bettyc("gradcheck", "--format", "json", "small.mlo")
+    crude = "fit.hypergrad=neumann(terms = 1, lr = 0.1)"
+    wrong = bettyc("gradcheck", "--format", "json", "small.mlo", "--set", crude)
+
+    assert right.code == 0
+    assert wrong.code == 1
+    assert [row["passed"] for row in rows(wrong)] == [False, False, True]
+    assert rows(wrong)[0]["scale"] == pytest.approx(max(0.35 * factor, 1e-7), rel=1e-6)
 
 
 def test_every_level_is_checked_on_made_up_data(bettyc: Bettyc, data: Path) -> None:

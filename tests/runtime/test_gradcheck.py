@@ -12,8 +12,8 @@ from problems import Formula, Problem, normal, relative, ridge
 
 from bettyc.runtime.adjoint import Lower, hypergradient
 from bettyc.runtime.gradcheck import (
+    FLOOR,
     REFERENCES,
-    SMALL,
     Piece,
     by_differences,
     by_unrolling,
@@ -160,20 +160,27 @@ def test_large_variables_are_sampled():
     assert coordinates(Piece("w", 3, 5), 9, 7) == [3, 4]
 
 
-def test_zero_references_have_defined_numbers():
+def test_a_zero_reference_is_measured_by_the_floor():
     zero, one = torch.zeros(2), torch.ones(2)
-    same, other = compare("r", "v", "x", zero, zero), compare("r", "v", "x", one, zero)
+    same, slip = compare("r", "v", "x", zero, zero), compare("r", "v", "x", 1e-12 * one, zero)
 
-    assert (same.cosine, same.relative_error, same.norm_ratio) == (1.0, 0.0, 1.0)
-    assert (other.cosine, other.relative_error, other.norm_ratio) == (0.0, math.inf, math.inf)
-    small, slip = (
-        compare("r", "v", "x", 1e-9 * one, zero, 1.0),
-        compare("r", "v", "x", one, zero, 1),
-    )
-    assert small.relative_error == pytest.approx(math.sqrt(2) * 1e-9 / SMALL)
-    assert slip.relative_error == pytest.approx(math.sqrt(2) / SMALL)
+    assert (same.absolute_error, same.relative_error, same.scale) == (0.0, 0.0, FLOOR)
+    assert (same.cosine, same.norm_ratio, slip.cosine, slip.norm_ratio) == (None,) * 4
+    assert slip.relative_error == pytest.approx(math.sqrt(2) * 1e-12 / FLOOR)
+    assert compare("r", "v", "x", one, zero).relative_error == pytest.approx(math.sqrt(2) / FLOOR)
+    assert compare("r", "v", "x", one, zero, 0.1).relative_error == pytest.approx(math.sqrt(200))
     gone = compare("r", "v", "x", zero, one)
-    assert (gone.cosine, gone.relative_error, gone.norm_ratio) == (0.0, 1.0, 0.0)
+    assert (gone.cosine, gone.relative_error, gone.norm_ratio) == (None, 1.0, 0.0)
+
+
+def test_a_wrong_gradient_of_small_size_is_found():
+    """A hundred times below the floor, and by one part in a hundred, it is still an error."""
+    right = torch.full((4,), 0.5)
+    wrong = compare("r", "v", "x", 1.01e-6 * right, 1e-6 * right)
+    tiny = compare("r", "v", "x", 1.5e-9 * right, 1e-9 * right)
+
+    assert wrong.relative_error == pytest.approx(1e-2, rel=1e-3)
+    assert tiny.relative_error == pytest.approx(0.5e-9 / FLOOR, rel=1e-3)  # 5e-3, more than 1e-3
 
 
 def test_a_level_that_has_no_solution_is_an_error():
