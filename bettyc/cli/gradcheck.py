@@ -97,9 +97,9 @@ def command(
     1 when an error is larger than --rtol: where the plan's strategy is an approximation, this is
     how good it is. The error of a variable is relative to the norm of its gradient, which counts as
     at least 1e-4 of its level's and as at least --floor: a gradient that is zero has no relative
-    error, and rounding in it is none. `unroll` and `differences` need the solutions of the levels below: where there
-    are none, as of most networks, a warning says so and the other references decide; without any
-    the exit code is 3.
+    error, and rounding in it is none. `unroll` and `differences` need the solutions of the levels
+    below: where there are none, as of most networks, a warning says so and the other references
+    decide; without any the exit code is 3.
     """
     s = settings(parameters)
     names = tuple(word.strip() for word in against.split(",") if word.strip())
