@@ -183,16 +183,17 @@ def _strategy(f: Facts, facts: Mapping[str, Facts], model: Model, h: Hierarchy) 
             )
         )
     elif name == "cg" and undamped and f.curvature.mu is None and not f.curvature.convex:
-        reason = "maximizes" if level.sense == "maximize" else "is not known to be convex"
         found.append(
             report(
                 "MLO0605",
                 span,
                 strategy=name,
                 level=level.name,
-                reason=reason,
+                reason=f"{level.sense}s what is not known to be {f.wanted}",
                 secondary=[at],
-                notes=["use `neumann`, `damping > 0`, or an objective that is known to be convex"],
+                notes=[
+                    f"use `neumann`, `damping > 0`, or an objective that is known to be {f.wanted}"
+                ],
             )
         )
     elif name == "exact" and not f.quadratic:

@@ -114,9 +114,9 @@ def _cannot_solve(f: Facts, name: str) -> str | None:
     if name == "exact" and f.curvature.kind != "quadratic":
         return "its objective has no curvature"
     if name == "newton" and not f.curvature.convex:
-        return "its objective is not known to be convex"
+        return f"its objective is not known to be {f.wanted}"
     if f.optimizer.name == "auto" and name == "lbfgs" and not f.curvature.convex:
-        return "its objective is not known to be convex"
+        return f"its objective is not known to be {f.wanted}"
     return None
 
 
@@ -178,7 +178,7 @@ def _candidates(
     yield (
         "minres",
         None if solved and not f.noisy else "it is not solved, so its curvature may be indefinite",
-        "solved, and not known to be convex: minimal residuals need no definite Hessian",
+        f"solved, and not known to be {f.wanted}: minimal residuals need no definite Hessian",
         {"tol": SOLVER_TOL.get(f.precision, LOOSE_TOL)},
     )
     yield (
@@ -245,12 +245,10 @@ def _not_exact(f: Facts, small: bool) -> str | None:
 
 
 def _not_cg(f: Facts) -> str | None:
-    if f.level.sense == "maximize":
-        return "it maximizes"
     if f.opaque and f.curvature.mu is None:
-        return f"{f.curvature}: not known to be convex"
+        return f"{f.curvature}: not known to be {f.wanted}"
     if not f.curvature.convex and f.curvature.mu is None:
-        return f"{f.curvature}: not known to be convex"
+        return f"{f.curvature}: not known to be {f.wanted}"
     return None
 
 
@@ -259,7 +257,8 @@ def _why_cg(f: Facts, curved: bool) -> str:
         return "its proximal term bounds the curvature from below"
     if f.noisy:
         return f"{f.curvature}: of each batch semi-definite, and few steps leave out what is flat"
-    return f"{f.curvature}: positive definite, products in closed form"
+    sign = "negative" if f.level.sense == "maximize" else "positive"
+    return f"{f.curvature}: {sign} definite, products in closed form"
 
 
 def _of_cg(f: Facts, curved: bool) -> dict[str, Value]:

@@ -53,6 +53,11 @@ class Facts:
         return self.curvature.kind == "glm" and self.curvature.convex
 
     @property
+    def wanted(self) -> str:
+        """The curvature with which the Hessian of what is minimised is positive semidefinite."""
+        return "concave" if self.level.sense == "maximize" else "convex"
+
+    @property
     def optimizer(self) -> Call:
         value = self.level.setting("optimizer")
         return value if isinstance(value, Call) else Call("auto")

@@ -145,10 +145,15 @@ def _levels(plan: Plan) -> Iterator[str]:
         if planned.curvature == "constant":
             shape += ": its own variables enter through responses only"
         elif planned.mu is not None and planned.mu > 0:
-            shape += f", strongly convex (at least {planned.mu:g})"
+            shape += f", strongly {_curved(level)} (at least {planned.mu:g})"
         elif planned.convex:
-            shape += ", convex"
+            shape += f", {_curved(level)}"
         yield shape
+
+
+def _curved(level: Level) -> str:
+    """What `convex`, which speaks of the objective as it is minimised, is in its own sense."""
+    return "concave" if level.sense == "maximize" else "convex"
 
 
 def _owned(level: Level) -> str:
