@@ -189,16 +189,27 @@ def _strategy(f: Facts, facts: Mapping[str, Facts], model: Model, h: Hierarchy) 
                 span,
                 strategy=name,
                 level=level.name,
-                reason=f"{level.sense}s what is not known to be {f.wanted}",
+                reason="is constrained"
+                if f.constraint
+                else f"{level.sense}s what is not known to be {f.wanted}",
                 secondary=[at],
-                notes=[
+                notes=[f.constraint, "use `minres` where it is solved, or `damping > 0`"]
+                if f.constraint
+                else [
                     f"use `neumann`, `damping > 0`, or an objective that is known to be {f.wanted}"
                 ],
             )
         )
     elif name == "exact" and not f.quadratic:
         found.append(
-            report("MLO0606", span, level=level.name, curvature=str(f.curvature), secondary=[at])
+            report(
+                "MLO0606",
+                span,
+                level=level.name,
+                curvature="constrained" if f.constraint else str(f.curvature),
+                secondary=[at],
+                notes=[f.constraint] if f.constraint else [],
+            )
         )
     elif name == "danskin":
         readers = [p for p in h.levels if level.name in h.starred[p]]

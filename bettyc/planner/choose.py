@@ -107,8 +107,8 @@ def _cannot_solve(f: Facts, name: str) -> str | None:
         return "every step sees another batch"
     if any(v.domain is not None and v.domain.name in ("ball", "box") for v in f.level.variables):
         return "its domain is a projection"
-    if any(v.domain is not None for v in f.level.variables) and name in ("exact", "newton"):
-        return "a variable has a domain, so its objective is another function of what is solved for"
+    if f.constraint is not None and name in ("exact", "newton"):
+        return f.constraint
     if name == "exact" and (not f.quadratic or f.opaque):
         return f"its objective is {f.curvature}, not quadratic"
     if name == "exact" and f.curvature.kind != "quadratic":
@@ -178,7 +178,7 @@ def _candidates(
     yield (
         "minres",
         None if solved and not f.noisy else "it is not solved, so its curvature may be indefinite",
-        f"solved, and not known to be {f.wanted}: minimal residuals need no definite Hessian",
+        f"solved, and {_unknown(f)}: minimal residuals need no definite Hessian",
         {"tol": SOLVER_TOL.get(f.precision, LOOSE_TOL)},
     )
     yield (
@@ -237,6 +237,8 @@ def _not_sama(f: Facts, optimizer: Call) -> str | None:
 
 
 def _not_exact(f: Facts, small: bool) -> str | None:
+    if f.constraint is not None:
+        return f.constraint
     if not f.quadratic or f.curvature.kind != "quadratic":
         return f"{f.curvature}, not quadratic"
     if not small:
@@ -245,11 +247,14 @@ def _not_exact(f: Facts, small: bool) -> str | None:
 
 
 def _not_cg(f: Facts) -> str | None:
-    if f.opaque and f.curvature.mu is None:
-        return f"{f.curvature}: not known to be {f.wanted}"
-    if not f.curvature.convex and f.curvature.mu is None:
-        return f"{f.curvature}: not known to be {f.wanted}"
-    return None
+    known = f.curvature.convex and not f.opaque
+    if known or f.curvature.mu is not None:
+        return None
+    return f.constraint or f"{f.curvature}: {_unknown(f)}"
+
+
+def _unknown(f: Facts) -> str:
+    return "constrained" if f.constraint else f"not known to be {f.wanted}"
 
 
 def _why_cg(f: Facts, curved: bool) -> str:

@@ -15,6 +15,9 @@ from bettyc.model import Call, Formula, Level, Model
 from bettyc.optimizers import OPTIMIZERS
 from bettyc.types import product
 
+# A variable in positive, unit, interval or simplex is a function of what the optimizer moves.
+OF_UNCONSTRAINED = "what is solved for is unconstrained, and the objective another function of that"
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -56,6 +59,16 @@ class Facts:
     def wanted(self) -> str:
         """The curvature with which the Hessian of what is minimised is positive semidefinite."""
         return "concave" if self.level.sense == "maximize" else "convex"
+
+    @property
+    def constraint(self) -> str | None:
+        """The first variable with a domain, and why its level is then of no class; or None."""
+        for v in self.level.variables:
+            if v.domain is not None:
+                edge = v.domain.name in ("ball", "box")
+                why = "its optimum may be at the edge" if edge else OF_UNCONSTRAINED
+                return f"`{v.name}` lies in `{v.domain.name}`: {why}"
+        return None
 
     @property
     def optimizer(self) -> Call:

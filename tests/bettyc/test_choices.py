@@ -55,6 +55,32 @@ def test_auto(settings: str, extra: str, batch: bool, name: str, options: dict[s
     assert next(c for c in level.strategy_candidates if c.taken).reason
 
 
+@pytest.mark.parametrize(
+    ("domain", "why"),
+    [("simplex", "what is solved for is unconstrained"), ("box(0, 1)", "may be at the edge")],
+)
+def test_a_constraint_is_the_reason_and_not_the_class(domain: str, why: str) -> None:
+    """On a simplex a quadratic is none: `quadratic, not quadratic` says nothing."""
+    quadratic = "sumsq(w - exp(tune.log_wd))"
+    text = TEXT.replace("real[d] = zeros", f"real[d] in {domain}").replace("DRAW", "")
+    text = text.replace("mean(bce(ROWS.x @ w, ROWS.y)) + EXTRA", quadratic)
+    settings = "optimizer = sgd(lr = 0.1)  stop = grad_norm < 1e-6"
+    level = bettyc.loads(text.replace("SETTINGS", settings)).plan().level("fit")
+    reasons = {c.name: c.reason for c in level.strategy_candidates}
+
+    for name in ("exact", "cg"):
+        assert reasons[name].startswith(f"`w` lies in `{domain[:7].split('(')[0]}`: ")
+        assert why in reasons[name]
+    assert (
+        reasons["minres"] == "solved, and constrained: minimal residuals need no definite Hessian"
+    )
+    for strategy, code in (("exact", "MLO0606"), ("cg", "MLO0605")):
+        given = text.replace("SETTINGS", f"{settings}  hypergrad = {strategy}")
+        (found,) = bettyc.loads(given).check().errors
+        assert (found.code, found.message.rsplit("; ", 1)[1]) == (code, "`fit` is constrained")
+        assert why in found.notes[0].text
+
+
 def test_the_first_step_of_an_optimizer_is_not_asked_for_its_derivative() -> None:
     """Adam's first step is the sign of the gradient: it hardly moves with anything."""
     text = TEXT.replace("var log_wd", "var w0 : real[d] = zeros\n  var log_wd")
