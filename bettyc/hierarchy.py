@@ -305,16 +305,8 @@ def _mixed_reads(mentions: Sequence[Mentions], h: Hierarchy) -> dict[tuple[str, 
                 secondary=[Label(star.span, "a response")],
                 notes=["a level is solved jointly: all of its variables are its response, or none"],
                 suggestions=[
-                    Suggestion(
-                        "star both" if len(others) == 1 else "star all of them",
-                        tuple(star_edit(r) for r in others),
-                        "maybe-incorrect",
-                    ),
-                    Suggestion(
-                        "or take what is not starred as a constant",
-                        tuple(e for r in others for e in detach_edits(r, star=True)),
-                        "maybe-incorrect",
-                    ),
+                    *_starring("star both" if len(others) == 1 else "star all of them", others),
+                    *_detaching("or take what is not starred as a constant", others, star=True),
                 ],
             )
             del h.value[m.level][q]
@@ -338,6 +330,22 @@ def detach_edits(read: Read, star: bool) -> tuple[Edit, ...]:
     file, start, end = read.span
     wrap = (Edit(Span(file, start, start), "detach("), Edit(Span(file, end, end), ")"))
     return (wrap[0], star_edit(read), wrap[1]) if star else wrap
+
+
+def _starring(message: str, reads: Sequence[Read]) -> list[Suggestion]:
+    """The suggestion to star these mentions; none where one can take no star."""
+    return _rewriting(message, reads, [star_edit(r) for r in reads])
+
+
+def _detaching(message: str, reads: Sequence[Read], star: bool) -> list[Suggestion]:
+    """As `_starring`, of `detach(...)`."""
+    return _rewriting(message, reads, [e for r in reads for e in detach_edits(r, star)])
+
+
+def _rewriting(message: str, reads: Sequence[Read], edits: Sequence[Edit]) -> list[Suggestion]:
+    if any(r.copied for r in reads):
+        return []
+    return [Suggestion(message, tuple(edits), "maybe-incorrect")]
 
 
 def _imply(h: Hierarchy) -> None:
@@ -474,11 +482,10 @@ def _implied_cycle(h: Hierarchy, chain: list[str]) -> Diagnostic:
             f"both would be below the other, since the response of `{lower}` passes through both"
         ],
         suggestions=[
-            Suggestion(
-                f"put `{r.level}` below: read its response", (star_edit(r),), "maybe-incorrect"
-            )
+            s
             for r in (read, back)
             if r is not None and r.mode == "value"
+            for s in _starring(f"put `{r.level}` below: read its response", [r])
         ],
     )
 
@@ -561,38 +568,27 @@ def _undirected_pair(mentions: Sequence[Mentions], h: Hierarchy, p: str, read: R
     back = h.value[q].get(p)
     here, there = _bare(mentions, p, q), _bare(mentions, q, p)
     notes: list[Note | str] = []
-    suggestions = [
-        Suggestion(
-            f"if `{q}` is solved below `{p}`, read its response (differentiated)",
-            tuple(star_edit(r) for r in here),
-            "maybe-incorrect",
-        )
-    ]
+    suggestions = _starring(
+        f"if `{q}` is solved below `{p}`, read its response (differentiated)", here
+    )
     if back is not None:
         notes.append(Note(f"`{q}` reads `{p}.{back.name}` in turn", back.span))
         suggestions += [
-            Suggestion(
-                f"if `{p}` is solved below `{q}`, read the response of `{p}` in `{q}`",
-                tuple(star_edit(r) for r in there),
-                "maybe-incorrect",
+            *_starring(
+                f"if `{p}` is solved below `{q}`, read the response of `{p}` in `{q}`", there
             ),
-            Suggestion(
-                "if the two play simultaneously, say so on both reads",
-                tuple(e for r in (*here, *there) for e in detach_edits(r, star=False)),
-                "maybe-incorrect",
+            *_detaching(
+                "if the two play simultaneously, say so on both reads", [*here, *there], star=False
             ),
         ]
     else:
-        suggestions.append(
-            Suggestion(
-                "or take its solution as a constant (first order)",
-                tuple(e for r in here for e in detach_edits(r, star=True)),
-                "maybe-incorrect",
-            )
+        suggestions += _detaching(
+            "or take its solution as a constant (first order)", here, star=True
         )
+        word = "or, if" if suggestions else "if"
         suggestions.append(
             Suggestion(
-                f"or, if `{q}` is above `{p}`, let `{q}` star a variable of `{p}`",
+                f"{word} `{q}` is above `{p}`, let `{q}` star a variable of `{p}`",
                 (),
                 "has-placeholders",
             )

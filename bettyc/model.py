@@ -144,7 +144,8 @@ class Draw:
 class Read:
     """One mention of another level's variable, with the place that makes an edge explainable.
 
-    mode: "response" (`q*.v`), "value" (`q.v`); detached: inside `detach(...)`.
+    mode: "response" (`q*.v`), "value" (`q.v`); detached: inside `detach(...)`. copied: it is the
+    `start = copy(q.v)` of a level, with the span of the call; it takes neither star nor `detach`.
     """
 
     level: str
@@ -152,6 +153,7 @@ class Read:
     mode: str
     detached: bool
     span: Span
+    copied: bool = False
 
 
 @dataclass(frozen=True)

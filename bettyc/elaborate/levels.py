@@ -356,7 +356,7 @@ def _start_reads(
     said = strategy.value.name if strategy and isinstance(strategy.value, Call) else "auto"
     read = any((r.level, r.name, r.detached) == (owner, name, False) for r in reads)
     follows = said in FOLLOWS_UPDATES or (said == "auto" and not read)
-    return [Read(owner, name, "value", not follows, start.span)]
+    return [Read(owner, name, "value", not follows, start.span, copied=True)]
 
 
 def _draws(ctx: Context, roots: list[int]) -> tuple[str, ...]:

@@ -1,0 +1,84 @@
+"""What a diagnostic offers to write can be written: every edit leaves a text that parses.
+
+The diagnostics are those of the bad programs, of the pages of all codes, and of the mutants of
+every good program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+from reading import PROGRAMS, codes, shown
+from test_mutants import OPERATORS, answered, rename_a_use
+
+from bettyc.diagnostics.apply import apply_edits
+from bettyc.diagnostics.model import Diagnostic
+from bettyc.diagnostics.page import page
+from bettyc.diagnostics.registry import FAMILIES, family
+from bettyc.grammar.parse import parse
+
+CODES = [code for digits in FAMILIES for code in family(digits)]
+BAD = {p.stem: p.read_text(encoding="utf-8") for p in sorted((PROGRAMS / "bad").glob("*.mlo"))}
+# For a name that is misspelt another name is offered, in all of its hundreds of mutants.
+ELSE = [operator for operator in OPERATORS if operator is not rename_a_use]
+COPIED = """
+level adapt {
+  module net = mlp([2, 1])
+  minimize sumsq(net([[1, 2]])) * exp(meta.l)
+  optimizer = sgd(lr = 0.1)
+  start     = copy(meta.net)
+}
+
+level meta {
+  module net = mlp([2, 1])
+  var l : real = 0
+  minimize sumsq(adapt.net([[1, 2]])) + l^2
+  optimizer = sgd(lr = 0.1)
+}
+"""
+
+
+def mistakes(text: str) -> int:
+    return len(parse(text, "p.mlo").diagnostics)
+
+
+def broken(text: str, found: Sequence[Diagnostic]) -> Iterator[str]:
+    """The suggestions that leave more syntax errors than there were."""
+    for d in found:
+        for suggestion in d.suggestions:
+            cured = apply_edits(text, list(suggestion.edits))
+            if mistakes(cured) > mistakes(text):
+                yield f"{d.code}: {suggestion.message}\n{cured}"
+
+
+@pytest.mark.parametrize("text", BAD.values(), ids=BAD)
+def test_edits_for_bad_programs_parse(text: str) -> None:
+    assert list(broken(text, shown(text))) == []
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_edits_for_the_programs_of_the_pages_parse(code: str) -> None:
+    text = page(code).failing
+
+    assert list(broken(text, shown(text))) == []
+
+
+@pytest.mark.parametrize("operator", ELSE, ids=lambda o: o.__name__)
+def test_edits_for_mutants_parse(operator) -> None:
+    assert [b for mutant, found in answered(operator) for b in broken(mutant.text, found)] == []
+
+
+def test_a_copied_start_takes_neither_star_nor_detach() -> None:
+    (found,) = shown(COPIED)
+
+    assert found.code == "MLO0319"
+    (cure,) = found.suggestions  # that `meta` be the lower one, or both play at once, cannot be
+    assert codes(apply_edits(COPIED, list(cure.edits))) == []
+
+
+def test_a_copied_start_alone_asks_for_a_star_above() -> None:
+    (found,) = shown(COPIED.replace("exp(meta.l)", "2").replace("adapt.net", "net"))
+
+    assert found.code == "MLO0319"
+    assert [(s.message[:9], s.edits) for s in found.suggestions] == [("if `meta`", ())]
