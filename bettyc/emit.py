@@ -65,6 +65,7 @@ def function(
     fused: bool = False,
     into: Sequence[str | None] = (),
     held: str | None = None,
+    dtype: str = "torch.get_default_dtype()",
 ) -> str:
     """The text of a function that computes `outputs` (one value, or a tuple of several).
 
@@ -79,10 +80,13 @@ def function(
     into: for each output the argument it is written into (`bettyc.placed`), None where it is
         returned; wants `fused`.
     held: a function that every detached value passes through, with its node's number.
+    dtype: of real values where no argument is real.
     """
     if fused and autograd:
         raise ValueError("autograd does not follow results that are written in place")
-    writer = _Writer(graph, leaf, opaque, sizes or {}, autograd, given or {}, fused, into, held)
+    writer = _Writer(
+        graph, leaf, opaque, sizes or {}, autograd, given or {}, fused, into, held, dtype
+    )
     return writer.write(name, outputs)
 
 
@@ -123,6 +127,7 @@ class _Writer:
         fused: bool,
         into: Sequence[str | None],
         held: str | None,
+        dtype: str,
     ) -> None:
         self.graph = graph
         self.leaf = leaf
@@ -132,6 +137,7 @@ class _Writer:
         self.fused = fused
         self.into = [*into]
         self.held = held
+        self.dtype = dtype
         self.uses: dict[int, int] = {}
         self.fusions = Fusions({}, set(), {}, {})
         self.placed: dict[int, Scaled] = {}
@@ -483,7 +489,7 @@ class _Writer:
         head = []
         reals = [self.texts[i][0] for i, t in tensors if t.kind == "real"]
         if "dtype" in words:
-            head.append(f"dtype = {f'{reals[0]}.dtype' if reals else 'torch.get_default_dtype()'}")
+            head.append(f"dtype = {f'{reals[0]}.dtype' if reals else self.dtype}")
         if "device" in words:
             like = reals or [self.texts[i][0] for i, _ in tensors]
             head.append(f"device = {f'{like[0]}.device' if like else None}")

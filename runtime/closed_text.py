@@ -208,6 +208,7 @@ class Texts(ABC):
         body = emit.function(
             self.graph, outputs, name=name, leaf=leaf, opaque=calls, sizes=self.linked.sizes,
             autograd=False, given=dict(titles), fused=True, into=into,
+            dtype=str(self.linked.dtype),
         )  # fmt: skip
         head = body.partition("\n")[0]
         arguments = re.findall(r"\w+", head.partition("(")[2])

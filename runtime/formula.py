@@ -231,7 +231,7 @@ class _Writer:
 
         body = emit.function(
             self.graph, outputs, name=name, leaf=leaf, opaque=opaque, sizes=self.linked.sizes,
-            held="_held",
+            held="_held", dtype=str(self.linked.dtype),
         )  # fmt: skip
         head, _, rest = body.partition("\n")
         arguments = re.findall(r"\w+", head.partition("(")[2])

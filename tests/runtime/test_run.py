@@ -320,3 +320,24 @@ run { steps = 4  precision = fp64 }
         expected.append(2 * 0.8**3 * (2 + 0.8**3 * (w - 1)))
         w -= 0.01 * expected[-1]
     assert found == pytest.approx(expected, rel=1e-12)
+
+
+SHARES = """
+data d : { y: int<3>[9] } from memory()
+level fit {
+  var w : real = 0
+  minimize (w - 1)^2
+}
+metric share  = mean(d.y == 1)
+metric thirds = mean(real(d.y) / 3)
+metric number = 1 / 3
+"""
+
+
+@pytest.mark.parametrize("precision", ["fp64", "fp32"])
+def test_a_metric_without_a_real_operand_has_the_precision_of_the_run(precision):
+    wide = {"fp64": torch.float64, "fp32": torch.float32}[precision]
+    third = float(torch.ones((), dtype=wide) / 3)
+    run = start(SHARES, {"d": {"y": torch.tensor([0, 1, 2] * 3)}}, set={"run.precision": precision})
+
+    assert run.step().metrics == {"share": third, "thirds": third, "number": third}
