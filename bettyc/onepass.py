@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from math import prod
 from typing import NamedTuple
 
 from bettyc.calculus.hoist import below
-from bettyc.expr import Graph
+from bettyc.expr import Graph, Node
 from bettyc.ops.term import Term
 from bettyc.types import Dim, Tensor, number
 
@@ -34,6 +35,7 @@ SAME = frozenset({"index", "reshape", "expand", "real", "detach", "straight_thro
 DATA = frozenset({"data", "batch", "task"})
 MAX_LINES = 40
 NARROW = 32  # columns of V up to which BLAS is worse
+LARGE = 1 << 20  # products of X's elements and columns from which two calls of BLAS cost more
 
 
 class Region(NamedTuple):
@@ -87,6 +89,18 @@ def rewrite(
                     again = True
                     break
     return _absorbed(graph, found, leaves)
+
+
+def is_large(
+    graph: Graph, regions: Mapping[int, Region], sizes: Mapping[str, int] | None = None
+) -> bool:
+    """Whether a pass goes over so much that two calls of BLAS for it are worse."""
+    known = {name: number(value) for name, value in (sizes or {}).items()}
+    for region in regions.values():
+        dims = (*_shape(graph, graph[region.z].args[0]), *_shape(graph, region.z)[1:])
+        if prod(d.bind(known).value or 0 for d in dims) >= LARGE:
+            return True
+    return False
 
 
 def _replace(graph: Graph, found: Passes, index: int, node: int, region: Region) -> Passes:
@@ -196,6 +210,9 @@ def _between(
     writer = _Lines(graph, z, shape, inside)
     if not all(writer.add(i) for i in graph.reachable([s]) if i in inside and i != z):
         return None
+    for i in order:  # a loss of the rows instead of the rows
+        if graph[i].op == "xent" and graph[i].args[0] == z and writer.tries(i):
+            inside.add(i)
     kept = _kept(graph, inside, order, roots, index)
     if any(_shape(graph, i) not in (shape, shape[:1]) or not _real(graph, i) for i in kept):
         return None
@@ -230,6 +247,8 @@ class _Lines:
             return self._is_view(index)
         if node.op in INSTRUCTIONS:
             return self._line(index, node.op, *words)
+        if node.op == "xent":
+            return self._cross_entropy(index, words)
         if len(self.shape) == 2 and _shape(self.graph, node.args[0]) == self.shape:
             return self._by_row(index, node.op, words[0])
         return False
@@ -242,6 +261,18 @@ class _Lines:
         del self.lines[lines:]
         self.data, self.names = data, names
         return False
+
+    def _cross_entropy(self, index: int, words: Sequence[str]) -> bool:
+        """log sum exp z - z[y]; by `where`, as z may be infinite in another column."""
+        logits, labels = self.graph[index].args
+        if _shape(self.graph, logits) != self.shape or not self._is_checked(labels):
+            return False
+        self._line(index, "logsumexp", words[0])
+        total = self._last()
+        self._line(index, "one_hot", words[1])
+        self._line(index, "where", self._last(), words[0], "0.0")
+        self._line(index, "sum", self._last())
+        return self._line(index, "sub", total, self._last())
 
     def _by_row(self, index: int, op: str, word: str) -> bool:
         if self.graph[index].attr("axis") not in (1, (1,)):
@@ -272,6 +303,9 @@ class _Lines:
         if node.op == "const":
             value = float(node.attr("value"))
             return repr(value) if abs(value) != float("inf") else None
+        if node.op == "one_hot" and node.type.shape == self.shape and self._is_checked(node.args[0]):
+            self._line(index, "one_hot", str(self._operand(node.args[0])))
+            return self.names[index]
         kind = _kind(node.type.shape, self.shape)
         if kind == "column" and node.type.kind == "int":
             kind = "labels"
@@ -280,6 +314,16 @@ class _Lines:
         self.data[index] = kind
         self.names[index] = f"d{len(self.data)}"
         return self.names[index]
+
+    def _is_checked(self, index: int) -> bool:
+        """Whether a node is labels of rows that were checked where data are read."""
+        type_ = self.graph[index].type
+        return (
+            isinstance(type_, Tensor)
+            and type_.labels is not None
+            and type_.shape == self.shape[:1]
+            and index not in self.inside
+        )
 
     def _is_view(self, index: int) -> bool:
         """Whether the node has its operand's entries, row for row."""

@@ -20,7 +20,7 @@ from bettyc.kernels import native
 from bettyc.kernels.rows import FOLDS, INSTRUCTIONS, Program
 
 # What acts on the columns of a row: with the single column of a panel nobody writes it.
-OTHER = FOLDS | {"softmax", "blocks"}
+OTHER = FOLDS | {"softmax", "blocks", "one_hot"}
 
 
 @cache

@@ -23,6 +23,8 @@ enum { RUNNING = 0, CONVERGED = 1, CURVATURE = 2, NOT_FINITE = 3 };
 /* Below SMALL products of X's elements and columns, waking another thread costs more than it saves. */
 enum { SMALL = 1 << 18 };
 enum { MAX_PARTS = 256, PART = 16384, MAX_SLOTS = 64 };
+/* Elements of the sum over the parts of a pass that a thread takes at a time; how many it takes to be shared. */
+enum { SUM_PART = 1024, SUM_WORTH = 1 << 16 };
 /* Rows of X in a panel (panels.py). */
 enum { PANEL = 64 };
 
@@ -32,7 +34,7 @@ enum {
     OP_ADD, OP_SUB, OP_MUL, OP_DIV, OP_POW, OP_NEG, OP_EQ, OP_NE, OP_LT, OP_LE, OP_GT, OP_GE, OP_AND, OP_OR,
     OP_NOT, OP_WHERE, OP_MAXIMUM, OP_MINIMUM, OP_EXP, OP_LOG, OP_LOG1P, OP_EXPM1, OP_SQRT, OP_ABS, OP_SQUARE,
     OP_SIGN, OP_SIGMOID, OP_TANH, OP_RELU, OP_SIN, OP_COS, OP_ERF, OP_SUM, OP_AMAX, OP_AMIN, OP_LOGSUMEXP,
-    OP_SOFTMAX, OP_BLOCKS
+    OP_SOFTMAX, OP_BLOCKS, OP_ONE_HOT
 };
 
 /* Operands are slots: z, those from outside, then one result per instruction. */
@@ -56,19 +58,40 @@ struct pass {
     const void *vt, *panels; /* panels: X once more, or NULL */
 };
 
-/* Vectors, and columns per tile: as many as leave no register out. */
+/* Vectors, and columns per tile: as many as leave no register out. WIDE_TILE: of the products with V, two rows
+ * at a time. */
 #ifdef __AVX512F__
-enum { VECTOR_BYTES = 64, MAX_TILE = 5 };
-#define EXTRA_TILES(f, rows, a, b, last)              \
-    case 3: f(x, d, a, b, last, rows, 3); break;      \
-    case 4: f(x, d, a, b, last, rows, 4); break;      \
-    case 5: f(x, d, a, b, last, rows, 5); break;
-#elif defined(__AVX__)
-enum { VECTOR_BYTES = 32, MAX_TILE = 2 };
-#define EXTRA_TILES(f, rows, a, b, last)
+enum { VECTOR_BYTES = 64, MAX_TILE = 5, WIDE_TILE = 10 };
+#define FORWARD_TILES(f)                                                    \
+    case 3: f(x, d, v, to, R, 4, 3); break;                                 \
+    case 4: f(x, d, v, to, R, 4, 4); break;                                 \
+    case 5: f(x, d, v, to, R, 4, 5); break;                                 \
+    case 6: f(x, d, v, to, R, 2, 6), f(x + 2 * d, d, v, to + 2, R, 2, 6); break;   \
+    case 7: f(x, d, v, to, R, 2, 7), f(x + 2 * d, d, v, to + 2, R, 2, 7); break;   \
+    case 8: f(x, d, v, to, R, 2, 8), f(x + 2 * d, d, v, to + 2, R, 2, 8); break;   \
+    case 9: f(x, d, v, to, R, 2, 9), f(x + 2 * d, d, v, to + 2, R, 2, 9); break;   \
+    case 10: f(x, d, v, to, R, 2, 10), f(x + 2 * d, d, v, to + 2, R, 2, 10); break;
+#define BACKWARD_TILES(f)                                                   \
+    case 3: f(x, d, lo, hi, from, R, to, 4, 3); break;                      \
+    case 4: f(x, d, lo, hi, from, R, to, 4, 4); break;                      \
+    case 5: f(x, d, lo, hi, from, R, to, 4, 5); break;
 #else
-enum { VECTOR_BYTES = 16, MAX_TILE = 2 };
-#define EXTRA_TILES(f, rows, a, b, last)
+#ifdef __AVX__
+enum { VECTOR_BYTES = 32 };
+#else
+enum { VECTOR_BYTES = 16 };
+#endif
+enum { MAX_TILE = 2, WIDE_TILE = 2 };
+#define FORWARD_TILES(f)
+#define BACKWARD_TILES(f)
+#endif
+/* Rows of X to fetch ahead; elements of a stretch of sums that stays in the innermost cache. */
+enum { AHEAD = 4, STRETCH = 4096 };
+/* Compilers would rather read a vector from memory again at each use, and loads are what there is little of. */
+#if defined(__GNUC__) && defined(__AVX512F__)
+#define IN_REGISTER(v) __asm__("" : "+v"(v))
+#else
+#define IN_REGISTER(v) ((void)0)
 #endif
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))

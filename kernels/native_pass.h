@@ -79,9 +79,33 @@ static void NAME(pass_part)(void *data, long t) {
         NAME(some_rows)(j, j->vt, acc, j->n * t / j->parts, j->n * (t + 1) / j->parts);
 }
 
+/* Columns of X in a share of the sum over parts. */
+static long NAME(sum_share)(long k) { return MAX(LANES, SUM_PART / k); }
+
+/* out = scale * the sum of all parts, in order, for one share. */
+static void NAME(pass_sum)(void *data, long t) {
+    const struct pass *j = data;
+    const long d = j->d, k = j->k, lo = t * NAME(sum_share)(k), hi = MIN(d, lo + NAME(sum_share)(k));
+    const REAL scale = (REAL)j->scale;
+    REAL *out = j->out;
+    for (long c = 0; c < k; c++) {
+        REAL *restrict sum = (REAL *)j->work + c * d;
+        for (long p = 1; p < j->parts; p++) {
+            const REAL *restrict more = (const REAL *)j->work + p * d * k + c * d;
+#pragma omp simd
+            for (long i = lo; i < hi; i++) sum[i] += more[i];
+        }
+        if (k == 1 || j->turned)
+            for (long i = lo; i < hi; i++) out[c * d + i] = scale * sum[i];
+        else
+            for (long i = lo; i < hi; i++) out[i * k + c] = scale * sum[i];
+    }
+}
+
 /* V comes as (d, k), or as (k, d) where `turned`, and the result is laid out in the same way. */
 void NAME(one_pass)(struct pass *j) {
     const long d = j->d, k = j->k, size = d * k, parts = j->parts;
+    const int threads = j->n * size < SMALL ? 1 : j->threads;
     const REAL *v = j->v, *ridge = j->ridge;
     REAL *work = j->work, *out = j->out;
     j->vt = v;
@@ -91,20 +115,12 @@ void NAME(one_pass)(struct pass *j) {
             for (long c = 0; c < k; c++) vt[c * d + i] = v[i * k + c];
         j->vt = vt;
     }
-    share(NAME(pass_part), j, parts, j->n * size < SMALL ? 1 : j->threads);
+    share(NAME(pass_part), j, parts, threads);
     if (!out) return;
-    /* one thread: a second job would cost more than this sum */
-    const REAL scale = (REAL)j->scale, shift = (REAL)j->shift;
-    for (long t = 1; t < parts; t++) {
-        const REAL *restrict more = work + t * size;
-#pragma omp simd
-        for (long i = 0; i < size; i++) work[i] += more[i];
-    }
-    if (k > 1 && !j->turned)
-        for (long i = 0; i < d; i++)
-            for (long c = 0; c < k; c++) out[i * k + c] = scale * work[c * d + i];
-    else
-        for (long i = 0; i < size; i++) out[i] = scale * work[i];
+    /* a second job costs more than a small sum */
+    const long share_size = NAME(sum_share)(k);
+    share(NAME(pass_sum), j, (d + share_size - 1) / share_size, parts * size < SUM_WORTH ? 1 : threads);
+    const REAL shift = (REAL)j->shift;
     if (shift != 0)
         for (long i = 0; i < size; i++) out[i] += shift * v[i];
     if (ridge)

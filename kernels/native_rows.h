@@ -109,6 +109,11 @@ static void NAME(instruct)(int op, struct NAME(slot) a, struct NAME(slot) b, str
     case OP_SUM: FOLD(0, y + x) break;
     case OP_AMAX: FOLD(a.at[r], LARGER(x, y)) break;
     case OP_AMIN: FOLD(a.at[r], SMALLER(x, y)) break;
+    case OP_ONE_HOT:
+        for (long c = 0; c < width; c++)
+#pragma omp simd
+            for (long r = 0; r < count; r++) out[c * R + r] = a.at[r] == (REAL)c;
+        break;
     case OP_LOGSUMEXP:
     case OP_SOFTMAX: {
         struct NAME(slot) top = {spare, 0};

@@ -1,8 +1,8 @@
 """Row programs: functions of rows in torch, with the same as instructions for native.c.
 
-    @rows("softmax z", "sub %1 one_hot", "mul %2 weights", data=("matrix", "column"))
-    def residual(z, one_hot, weights):
-        return (torch.softmax(z, 1) - one_hot) * weights[:, None]
+    @rows("softmax z", "one_hot y", "sub %1 %2", "mul %3 weights", data=("labels", "column"))
+    def residual(z, y, weights):
+        return (torch.softmax(z, 1) - one_hot(y, 10)) * weights[:, None]
 
 A line is an operator of INSTRUCTIONS and its operands: z, a parameter by its name, the result of an
 earlier line as %1, %2, ..., or a number. The last line is what the function returns. `keep` names
@@ -12,6 +12,8 @@ more of them, returned after it: by native.c as tensors of one column, (n,), or 
     column  one value per row, (n,) or (n, 1)    labels  the same, int64
     matrix  like z                               row     one value per column of z, (k,) or (1, k)
     scalar  one value                            blocks  (n, k, k), for the operator `blocks` alone
+
+`one_hot` of labels is a matrix with 1 in the column that a label names, 0 elsewhere.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ INSTRUCTIONS = (
     "add", "sub", "mul", "div", "pow", "neg", "eq", "ne", "lt", "le", "gt", "ge", "and", "or",
     "not", "where", "maximum", "minimum", "exp", "log", "log1p", "expm1", "sqrt", "abs", "square",
     "sign", "sigmoid", "tanh", "relu", "sin", "cos", "erf", "sum", "amax", "amin", "logsumexp",
-    "softmax", "blocks",
+    "softmax", "blocks", "one_hot",
 )  # fmt: skip
 # What gives one column from many.
 FOLDS = frozenset({"sum", "amax", "amin", "logsumexp"})
@@ -122,7 +124,7 @@ def parse(
         if op not in INSTRUCTIONS:
             raise ValueError(f"rows: no instruction {op!r}")
         used = [slot(w) for w in words]
-        wide.append(op == "blocks" or (op not in FOLDS and any(wide[i] for i in used)))
+        wide.append(op in ("blocks", "one_hot") or (op not in FOLDS and any(wide[i] for i in used)))
         a, b, c = (used + used[:1] * 3)[:3]
         program.append((INSTRUCTIONS.index(op), a, b, c, int(wide[-1])))
     if len(wide) > MAX_SLOTS:

@@ -17,13 +17,15 @@ from typing import TypeVar
 from bettyc.kernels import native
 
 T = TypeVar("T")
-REPEATS = 3
+REPEATS = 5
+GAIN = 0.97  # of the first candidate's time, which another has to be below: less is chance
 LIMIT = 1000  # choices that are kept
 _known: dict[str, int] | None = None
 
 
 def choose(key: str, candidates: Sequence[T], seconds: Callable[[T], float]) -> T:
-    """The candidate that takes the fewest seconds, each tried `REPEATS` times by turns.
+    """The candidate that takes the fewest seconds, each tried `REPEATS` times by turns; the first
+    one where none is clearly faster.
 
     key: what the choice depends on, candidates included.
     """
@@ -32,7 +34,8 @@ def choose(key: str, candidates: Sequence[T], seconds: Callable[[T], float]) -> 
     if position is None or position >= len(candidates):
         turns = [[seconds(c) for c in candidates] for _ in range(REPEATS)]
         least = [min(times) for times in zip(*turns, strict=True)]
-        position = known[key] = least.index(min(least))
+        best = least.index(min(least))
+        position = known[key] = best if least[best] < GAIN * least[0] else 0
         _write(key, position)
     return candidates[position]
 

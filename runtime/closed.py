@@ -27,7 +27,7 @@ from bettyc.emit_c import Place
 from bettyc.expr import Graph, Node
 from bettyc.kernels.one_pass import Pass
 from bettyc.model import Level
-from bettyc.onepass import Region, rewrite
+from bettyc.onepass import Region, is_large, rewrite
 from bettyc.ops import OPS
 from bettyc.ops.control import is_opaque
 from bettyc.ops.term import Term
@@ -264,9 +264,10 @@ class Closed(Texts):
         assert not isinstance(parts, Opaque)
         roots = [*simplify(self.graph, [self.root]), *parts]
         name = f"{plain(self.level)}_gradient"
-        if self._in_c and (made := self._compiled_in_c(name, roots, {}, {}, wrt)):
-            return made
         found = rewrite(self.graph, roots, (), self.linked.sizes)
+        large = is_large(self.graph, found.regions, self.linked.sizes)
+        if self._in_c and not large and (made := self._compiled_in_c(name, roots, {}, {}, wrt)):
+            return made
         roots = turn(self.graph, found.roots)
         return self._compiled(name, roots, {}, {}, found.regions, wrt=wrt)
 

@@ -48,7 +48,7 @@ def only_native():
 
 
 def test_every_instruction_is_tested():
-    assert {*UNARY, *BINARY, *FOLDS, "where", "softmax", "blocks"} == {*INSTRUCTIONS}
+    assert {*UNARY, *BINARY, *FOLDS, "where", "softmax", "blocks", "one_hot"} == {*INSTRUCTIONS}
 
 
 def compare(close, draw, dtype, function, *lines, data=(), kinds=(), n=70, d=9, k=3):
@@ -114,6 +114,10 @@ def test_where_labels_and_numbers(only_native, close, draw, dtype):
         close, draw, dtype, lambda z, y: torch.where(z > 0.5, y[:, None] * z, -1.5),
         "gt z 0.5", "mul d1 z", "where %1 %2 -1.5", data=[labels], kinds=("labels",),
     )  # fmt: skip
+    compare(
+        close, draw, dtype, lambda z, y: torch.softmax(z, 1) - torch.nn.functional.one_hot(y, 3),
+        "softmax z", "one_hot d1", "sub %1 %2", data=[labels], kinds=("labels",),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e4, -1e4])
@@ -142,7 +146,8 @@ def test_special_values(only_native, dtype, op, value):
 
 
 SHAPES = [(0, 3, 2), (1, 1, 1), (3, 4, 2), (7, 5, 3), (33, 17, 1), (65, 33, 10), (31, 64, 17),
-          (9, 70, 5), (300, 19, 4), (130, 16, 6), (70, 1, 128)]  # fmt: skip
+          (9, 70, 5), (300, 19, 4), (130, 16, 6), (70, 1, 128), (29, 40, 7), (38, 23, 8), (70, 50, 9),
+          (66, 900, 10), (21, 48, 11), (40, 17, 26), (2100, 300, 8)]  # fmt: skip
 
 
 @pytest.mark.parametrize("turned", [False, True])

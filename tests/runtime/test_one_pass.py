@@ -10,6 +10,8 @@ import torch
 from toys import start
 
 from bettyc.kernels import dispatch, native
+from bettyc.kernels.one_pass import one_pass
+from bettyc.kernels.rows import rows
 from bettyc.runtime.passes import Curvature, Slope
 
 PROGRAM = """
@@ -209,3 +211,43 @@ def test_what_is_no_function_of_rows_is_left_alone(loss):
     for key, value in want.items():
         assert torch.allclose(got[key], value, rtol=1e-7, atol=1e-12), key
     assert written("slope").count("@rows(") == written("slope").count("result=None")
+
+
+def classes(n, d, **options):
+    """The gradient of cross-entropy, which C would compute at -O2 where the data are small."""
+    text = PROGRAM.replace("VARIABLES", MATRIX).replace("READ", "fit*.W[0:d, 1]")
+    text = text.replace("LOSS", LOSSES["xent"][1]).replace("steps = 3 ", "steps = 900 ")
+    run = start(text, data(n, d), **options)
+    fit = run.stages["fit"]
+    loss, grad = fit.own_gradient(fit.feed.current())
+    return loss, grad, written("gradient")
+
+
+def test_large_data_are_read_once_for_loss_and_gradient():
+    """Also at -O2: a function in C with two calls of BLAS took three times as long."""
+    loss, grad, text = classes(7000, 60, opt=2)
+    assert text.count(" one_pass(") == 1
+    assert '"logsumexp z"' in text  # the loss of a row is kept, not the row
+    assert '"one_hot' in text
+    want_loss, want, _ = classes(7000, 60, opt=0)
+    assert float(loss) == pytest.approx(float(want_loss), rel=1e-12)
+    assert torch.allclose(grad, want, rtol=1e-9, atol=1e-14)
+
+
+def test_a_loss_of_infinite_logits_is_torch_s():
+    """By the sum of labels times logits it would not be a number."""
+    v = torch.tensor([[-float("inf"), 1.0, 2.0]], dtype=torch.float64)
+    x = torch.tensor([[1.0], [0.5]], dtype=torch.float64)
+    lines = ("logsumexp z", "one_hot d1", "where %2 z 0.0", "sum %3", "sub %1 %4")
+
+    @rows(*lines, data=("labels",), result=None, keep=("%5",))
+    def loss(z, d1):
+        return torch.nn.functional.cross_entropy(z, d1, reduction="none")
+
+    for labels in (torch.tensor([1, 2]), torch.tensor([0, 0])):
+        for mode in ("auto", "torch"):
+            with dispatch.use(mode):
+                got = one_pass(x, v, loss, labels)
+            want = torch.nn.functional.cross_entropy(x @ v, labels, reduction="none")
+            assert torch.equal(torch.isnan(got), torch.isnan(want))
+            assert torch.allclose(got, want, equal_nan=True), mode
