@@ -29,7 +29,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
-from torch.utils.flop_counter import FlopCounterMode
 
 from bettyc.failures import RunError
 from bettyc.runtime.objective import Frame
@@ -136,6 +135,9 @@ class Replicas:
         """
         with torch.no_grad(), masks(frame.seed, self._device):
             if self.way == "auto":
+                # here, since it imports triton: 75 MiB and 0.2 s
+                from torch.utils.flop_counter import FlopCounterMode
+
                 with FlopCounterMode(display=False) as flops, Operators() as operators:
                     body(*self.one(theta, _copied(frame), 0))
                 each = self.each[body] = flops.get_total_flops() / max(operators.count, 1)
