@@ -21,7 +21,7 @@ from math import prod
 from typing import NamedTuple
 
 from bettyc.calculus.hoist import below
-from bettyc.expr import Graph, Node
+from bettyc.expr import Graph
 from bettyc.ops.term import Term
 from bettyc.types import Dim, Tensor, number
 
@@ -303,7 +303,11 @@ class _Lines:
         if node.op == "const":
             value = float(node.attr("value"))
             return repr(value) if abs(value) != float("inf") else None
-        if node.op == "one_hot" and node.type.shape == self.shape and self._is_checked(node.args[0]):
+        if (
+            node.op == "one_hot"
+            and node.type.shape == self.shape
+            and self._is_checked(node.args[0])
+        ):
             self._line(index, "one_hot", str(self._operand(node.args[0])))
             return self.names[index]
         kind = _kind(node.type.shape, self.shape)
