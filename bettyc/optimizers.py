@@ -1,5 +1,6 @@
 """The optimizers a program may write, and their options with defaults. Their updates are in
-`bettyc.runtime.optimizers`. Where torch.optim has the optimizer, names and defaults are torch's.
+`bettyc.runtime.optimizers`; `captured` says whether these can be recorded in a CUDA graph. Where
+torch.optim has the optimizer, names and defaults are torch's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ class Auto:
     tol: float = 1e-8
     differentiable: ClassVar[bool] = False
     solves: ClassVar[bool] = True
+    captured: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class SGD:
     nesterov: bool = False
     differentiable: ClassVar[bool] = True
     solves: ClassVar[bool] = False
+    captured: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class SignSGD:
     lr: float = 1e-3
     differentiable: ClassVar[bool] = False
     solves: ClassVar[bool] = False
+    captured: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Adam:
     amsgrad: bool = False
     differentiable: ClassVar[bool] = True
     solves: ClassVar[bool] = False
+    captured: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class AdamW:
     amsgrad: bool = False
     differentiable: ClassVar[bool] = True
     solves: ClassVar[bool] = False
+    captured: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ class RMSprop:
     centered: bool = False
     differentiable: ClassVar[bool] = True
     solves: ClassVar[bool] = False
+    captured: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ class Adagrad:
     eps: float = 1e-10
     differentiable: ClassVar[bool] = True
     solves: ClassVar[bool] = False
+    captured: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,7 @@ class Adadelta:
     weight_decay: float = 0.0
     differentiable: ClassVar[bool] = False
     solves: ClassVar[bool] = False
+    captured: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,7 @@ class Adamax:
     weight_decay: float = 0.0
     differentiable: ClassVar[bool] = False
     solves: ClassVar[bool] = False
+    captured: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,7 @@ class NAdam:
     decoupled_weight_decay: bool = False
     differentiable: ClassVar[bool] = False
     solves: ClassVar[bool] = False
+    captured: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -141,6 +152,7 @@ class RAdam:
     decoupled_weight_decay: bool = False
     differentiable: ClassVar[bool] = False
     solves: ClassVar[bool] = False
+    captured: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -152,6 +164,7 @@ class Rprop:
     step_sizes: tuple[float, float] = (1e-6, 50.0)
     differentiable: ClassVar[bool] = False
     solves: ClassVar[bool] = False
+    captured: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -165,6 +178,7 @@ class ASGD:
     weight_decay: float = 0.0
     differentiable: ClassVar[bool] = False
     solves: ClassVar[bool] = False
+    captured: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -179,6 +193,7 @@ class Adafactor:
     weight_decay: float = 0.0
     differentiable: ClassVar[bool] = False
     solves: ClassVar[bool] = False
+    captured: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -195,6 +210,7 @@ class Muon:
     adjust_lr_fn: str = ""  # torch's "original" or "match_rms_adamw"; empty: as torch chooses
     differentiable: ClassVar[bool] = False
     solves: ClassVar[bool] = False
+    captured: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -207,6 +223,7 @@ class LBFGS:
     lr: float = 1.0
     differentiable: ClassVar[bool] = False
     solves: ClassVar[bool] = True
+    captured: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -218,6 +235,7 @@ class Newton:
     damping: float = 0.0
     differentiable: ClassVar[bool] = False
     solves: ClassVar[bool] = True
+    captured: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -226,6 +244,7 @@ class Exact:
 
     differentiable: ClassVar[bool] = False
     solves: ClassVar[bool] = True
+    captured: ClassVar[bool] = False
 
 
 OPTIMIZERS: dict[str, type[Any]] = {

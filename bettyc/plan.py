@@ -114,6 +114,17 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class Captured:
+    """Whether a part of the work is recorded in a CUDA graph on a GPU. work: "steps", the updates
+    of the level in a row, or "adjoint", its hypergradient. reason: why not, empty where it is.
+    """
+
+    level: str
+    work: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class LevelPlan:
     """How one level is optimized and differentiated through.
 
@@ -181,6 +192,7 @@ class Plan:
     seed, precision ("fp32", "fp64", "tf32", "bf16", "fp16"), device ("cpu", "cuda", "auto").
     compat: "betty" where its formulas are taken and a step is one gradient, of which the
         `accumulate`-th updates; else "".
+    cuda_graphs: "on" or "off"; graphs: what they can take.
     """
 
     format: int
@@ -201,6 +213,8 @@ class Plan:
     opt: int
     warnings: tuple[str, ...]
     compat: str = ""
+    cuda_graphs: str = "off"
+    graphs: tuple[Captured, ...] = ()
 
     def level(self, name: str) -> LevelPlan:
         return next(level for level in self.levels if level.name == name)
@@ -265,6 +279,7 @@ __all__ = [
     "FORMAT",
     "Call",
     "Candidate",
+    "Captured",
     "Cost",
     "Edge",
     "Formula",

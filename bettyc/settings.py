@@ -97,6 +97,12 @@ RUN: dict[str, Kind] = {
     "compat": Kind(
         ("quoted",), "library whose formulas and schedule are reproduced", choices=("betty",)
     ),
+    "cuda_graphs": Kind(
+        ("choice",),
+        "record periods on a GPU and launch each as one; auto is off until that has been measured",
+        Call("auto"),
+        choices=("auto", "on", "off"),
+    ),
     "deterministic": Kind(("flag",), "refuse operations without a deterministic form", False),
     "log": Kind(("call", "calls"), "where and how often to log", table="log"),
     "eval": Kind(("call",), "how often metrics are evaluated", table="every"),

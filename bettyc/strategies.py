@@ -3,8 +3,9 @@ source stand in its file of `bettyc.runtime.strategies`; here is only what a pro
 
 A frozen dataclass per strategy; the checker, the help text and did-you-mean read its fields.
 `needs` is what it takes from the level: "nothing", "gradient", "hvp" or "trajectory"; `keep` how
-many of the last steps of a trajectory it replays, 0 for all (or for `truncate`). `words` are the
-values that an option that is a word may have.
+many of the last steps of a trajectory it replays, 0 for all (or for `truncate`). `waits` is why it
+cannot be recorded in a CUDA graph, if it cannot. `words` are the values that an option that is a
+word may have.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Exact:
     """dense or structured factorisation of the Hessian"""
 
     needs: ClassVar[str] = "hvp"
+    waits: ClassVar[str] = "looks at the Hessian to choose a factorisation"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class CG:
     probes: int = 10  # products that the preconditioner may spend
     warm: bool = False
     needs: ClassVar[str] = "hvp"
+    waits: ClassVar[str] = ""
     words: ClassVar[dict[str, tuple[str, ...]]] = {
         "precond": ("none", "diagonal", "nystrom", "optimizer")
     }
@@ -47,6 +50,7 @@ class Minres:
     tol: float = 1e-6
     damping: float = 0.0
     needs: ClassVar[str] = "hvp"
+    waits: ClassVar[str] = "looks at its residual in every step"
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Gmres:
     damping: float = 0.0
     restart: int = 50
     needs: ClassVar[str] = "hvp"
+    waits: ClassVar[str] = "looks at its residual in every step"
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class Neumann:
     terms: int = 10
     lr: float = 0.0
     needs: ClassVar[str] = "hvp"
+    waits: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class Nystrom:
     rank: int = 10
     damping: float = 0.01
     needs: ClassVar[str] = "hvp"
+    waits: ClassVar[str] = "looks at the spectrum of its sketch"
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ class OneStep:
     """one step of the lower level: inverse Hessian ~ learning rate (T1-T2)"""
 
     needs: ClassVar[str] = "hvp"
+    waits: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,7 @@ class FiniteDiff:
 
     eps: float = 0.01
     needs: ClassVar[str] = "gradient"
+    waits: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,7 @@ class Sama:
 
     eps: float = 0.01
     needs: ClassVar[str] = "trajectory"
+    waits: ClassVar[str] = "looks at the optimizer's derivative"
     keep: ClassVar[int] = 1
 
 
@@ -110,6 +120,7 @@ class Unroll:
     recompute: bool = False
     first_order: bool = False
     needs: ClassVar[str] = "trajectory"
+    waits: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
@@ -117,6 +128,7 @@ class Forward:
     """forward mode through the optimizer's updates, for few upper variables"""
 
     needs: ClassVar[str] = "trajectory"
+    waits: ClassVar[str] = "pushes one direction after another"
 
 
 @dataclass(frozen=True)
@@ -126,6 +138,7 @@ class FixedPoint:
     iters: int = 100
     tol: float = 1e-6
     needs: ClassVar[str] = "trajectory"
+    waits: ClassVar[str] = "looks at its residual in every step"
     keep: ClassVar[int] = 1
 
 
@@ -136,6 +149,7 @@ class ZerothOrder:
     samples: int = 10
     sigma: float = 0.01
     needs: ClassVar[str] = "trajectory"
+    waits: ClassVar[str] = "draws its directions on the host"
 
 
 @dataclass(frozen=True)
@@ -146,6 +160,7 @@ class Score:
     samples: int = 10
     baseline: str = "leave_one_out"
     needs: ClassVar[str] = "trajectory"
+    waits: ClassVar[str] = "draws anew on the host"
     words: ClassVar[dict[str, tuple[str, ...]]] = {"baseline": ("none", "leave_one_out")}
 
 
@@ -157,6 +172,7 @@ class SingleLoop:
     lr: float = 0.0  # of the linear system; 0: the level's own
     average: float = 0.1  # ma_soba: weight of the new direction in the moving average
     needs: ClassVar[str] = "hvp"
+    waits: ClassVar[str] = ""
     words: ClassVar[dict[str, tuple[str, ...]]] = {"rule": ("soba", "ma_soba")}
 
 
@@ -171,6 +187,7 @@ class Penalty:
     lr: float = 0.0  # of the auxiliary variables; 0: the level's own
     eta: float = 0.5  # bome: share of the constraint's gradient that must be descended
     needs: ClassVar[str] = "gradient"
+    waits: ClassVar[str] = "steps variables of its own and looks at them"
     words: ClassVar[dict[str, tuple[str, ...]]] = {"rule": ("f2sa", "bome")}
 
 
@@ -179,6 +196,7 @@ class Danskin:
     """zero-sum levels: no second-order term"""
 
     needs: ClassVar[str] = "nothing"
+    waits: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
@@ -186,6 +204,7 @@ class Frozen:
     """no gradient through the response: first-order approximation"""
 
     needs: ClassVar[str] = "nothing"
+    waits: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
@@ -193,6 +212,7 @@ class Auto:
     """the planner picks; `bettyc plan --why` tells why and why not the others"""
 
     needs: ClassVar[str] = "nothing"
+    waits: ClassVar[str] = "is not chosen yet"
 
 
 STRATEGIES: dict[str, type[Any]] = {

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bettyc.kernels import cg_pass, cg_precond, cg_single, cg_update
+from bettyc.kernels import capture, cg_pass, cg_precond, cg_single, cg_update
 from bettyc.kernels.cg_update import CONVERGED, CURVATURE, NOT_FINITE, RUNNING
 
 Matvec = Callable[[Tensor], Tensor]
@@ -53,6 +53,11 @@ class Info:
         self._tensors = (state, history, rr, bb)
         self._damping = damping
         self._ritz = ritz
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What it reads, by the names of its arguments."""
+        return dict(zip(("state", "history", "rr", "bb"), self._tensors, strict=True))
 
     @cached_property
     def _read(self) -> tuple[int, int, float]:
@@ -153,8 +158,9 @@ def cg(
     if precond is not None and method != "classic":
         raise ValueError(f"cg: method {method!r} takes no preconditioner")
     steps = min(10 * b.numel(), 1000) if max_iters is None else max_iters
-    whole = getattr(matvec, "solve", None)
-    if whole is not None and precond is None and method == "classic" and b.device.type == "cpu":
+    waiting = not capture.underway()
+    whole = getattr(matvec, "solve", None) if b.device.type == "cpu" and waiting else None
+    if whole is not None and precond is None and method == "classic":
         found: tuple[Tensor, cg_pass.Info] | None = whole(
             b, tol=tol, max_iters=steps, damping=damping, x0=x0, certify=certify
         )
@@ -162,7 +168,7 @@ def cg(
             return found
     bb = cg_update.squared(b)
     zero = bb == 0
-    if b.device.type == "cpu" and bool(zero):
+    if b.device.type == "cpu" and waiting and bool(zero):
         x0, steps = None, 0
     if x0 is None:
         x, r = torch.zeros_like(b), b.clone()
@@ -186,7 +192,7 @@ def cg(
 
 def _loop(step: Callable[[int], int | None], state: Tensor, steps: int) -> int:
     """Call step(k) until the solve has stopped; how many calls that was."""
-    if state.device.type == "cuda":
+    if state.device.type == "cuda" or capture.underway():
         return _run_ahead(step, state, steps)
     if steps and state[0, 2] != RUNNING:
         return 0
@@ -202,7 +208,7 @@ def _run_ahead(step: Callable[[int], int | None], state: Tensor, steps: int) -> 
     host keeps at most two times CHECK steps queued: it waits for the older half while the other one
     runs, so the device never waits for the host, and few steps come after the solve has stopped.
     """
-    if steps <= CHECK or torch.cuda.is_current_stream_capturing():
+    if steps <= CHECK or capture.underway():
         for k in range(steps):
             step(k)
         return steps

@@ -29,18 +29,26 @@ def neumann_update(v: Tensor, total: Tensor, q: Tensor, lr: float) -> tuple[floa
     """v -= lr q, then total += v, in place; gives v.q before and v.v after, which waits for the
     device. All (n,), contiguous, of one dtype.
     """
-    checks.vectors("neumann_update", v=v, total=total, q=q)
-    checks.apart("neumann_update", v=v, total=total, q=q)
-    found: tuple[float, float] = dispatch.run("neumann_update", WAYS, v, v, total, q, lr)
+    found: tuple[float, float] | Tensor = neumann_queued(v, total, q, lr)
+    if isinstance(found, Tensor):
+        along, square = found.tolist()
+        return along, square
     return found
 
 
-def reference(v: Tensor, total: Tensor, q: Tensor, lr: float) -> tuple[float, float]:
+def neumann_queued(v: Tensor, total: Tensor, q: Tensor, lr: float) -> Tensor | tuple[float, float]:
+    """As `neumann_update`, without waiting: the two numbers are a tensor, (2,), but in C."""
+    checks.vectors("neumann_update", v=v, total=total, q=q)
+    checks.apart("neumann_update", v=v, total=total, q=q)
+    return dispatch.run("neumann_update", WAYS, v, v, total, q, lr)  # type: ignore[no-any-return]
+
+
+def reference(v: Tensor, total: Tensor, q: Tensor, lr: float) -> Tensor:
     """The two updates in torch."""
     along = v @ q
     v.add_(q, alpha=-lr)
     total.add_(v)
-    return float(along), float(v @ v)
+    return torch.stack((along, v @ v))
 
 
 def _native(v: Tensor, total: Tensor, q: Tensor, lr: float) -> tuple[float, float]:
@@ -70,13 +78,12 @@ def neumann_update_kernel(v, total, q, sums, lr: tl.float64, n, BLOCK: tl.conste
     tl.store(sums + programs + i_p, tl.sum(b_vv, 0))
 
 
-def launch(v: Tensor, total: Tensor, q: Tensor, lr: float) -> tuple[float, float]:
+def launch(v: Tensor, total: Tensor, q: Tensor, lr: float) -> Tensor:
     """One launch; the partial sums are added in a fixed order."""
     count = programs(v.numel())
     sums = v.new_empty((2, count), dtype=torch.float64)
     neumann_update_kernel[(count,)](v, total, q, sums, lr, v.numel(), BLOCK=BLOCK, num_warps=8)
-    along, square = sums.sum(1).tolist()
-    return along, square
+    return sums.sum(1)
 
 
 WAYS = {"torch": reference, "native": _native, "triton": launch}

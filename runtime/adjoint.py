@@ -66,17 +66,19 @@ def hypergradient(
     pulls: Sequence[Pull] = (),
     memory: Mapping[str, Tensor] | None = None,
     certify: bool = True,
+    through: Through | None = None,
 ) -> Hypergradient:
     """The derivative of `objectives[root]` in theta[root] along the responses of the levels in
     `pulls`.
 
     theta: flat variables of every level, (size,) or (replicas, size) of a `foreach` level. frames:
     what each level's objective sees. memory: of the call before (`Hypergradient.memory`). certify:
-    spend one product per solve on the true residual. Without pulls it is the plain gradient.
+    spend one product per solve on the true residual. through: in place of `pull_through`. Without
+    pulls it is the plain gradient.
     """
     lowers, memory = lowers or {}, memory or {}
     if theta[root].ndim == 1:
-        return _sweep(root, objectives, theta, frames, lowers, pulls, memory, certify)
+        return _sweep(root, objectives, theta, frames, lowers, pulls, memory, certify, through)
     found = []
     for i, row in enumerate(theta[root].unbind()):
         inner = {**theta, root: row}
@@ -102,6 +104,7 @@ def _sweep(
     pulls: Sequence[Pull],
     memory: Mapping[str, Tensor],
     certify: bool,
+    through: Through | None = None,
 ) -> Hypergradient:
     reads = [pull.level for pull in pulls if pull.level in objectives[root].reads]
     loss, adjoints = gradients(objectives[root], theta, frames[root], [root, *reads])
@@ -115,6 +118,7 @@ def _sweep(
         pulls=pulls,
         memory=memory,
         certify=certify,
+        through=through,
     )
     grad, kept = swept.adjoints[root], dict(swept.memory)
     weight = _moving_average(lowers, pulls)
@@ -147,6 +151,7 @@ def sweep(
     pulls: Sequence[Pull],
     memory: Mapping[str, Tensor],
     certify: bool = True,
+    through: Through | None = None,
 ) -> Swept:
     """Carry adjoints through `pulls`: the loop of the module's formula.
 
@@ -187,7 +192,7 @@ def sweep(
             jacobian=lower.jacobian,
         )
         try:
-            found = pull_through(system, lower.strategy)
+            found = (through or pull_through)(system, lower.strategy)
         except SolveError:
             raise
         except RuntimeError as error:
@@ -270,6 +275,10 @@ class Found:
     direction: Tensor | None = None
 
 
+# (system, options of the strategy) -> what comes of it
+Through = Callable[[System, Any], Found]
+
+
 def pull_through(system: System, options: Any) -> Found:
     """One level of the sweep; the adjoint of a `foreach` level has one row per replica."""
     name = name_of(options)
@@ -278,13 +287,15 @@ def pull_through(system: System, options: Any) -> Found:
     theirs = COMPAT[system.compat]
     if name in PULLS:
         pulled = theirs.get(name, PULLS[name])(system, options)
-        report = _by_differences(system, name, _report_of_pull(system, name, pulled))
+        report = report_of_pull(system.level, system.root, name, pulled)
+        report = _by_differences(system, name, report)
         return Found(pulled.cross, report, pulled.memory, pulled.direction)
     solution = theirs.get(name, SOLVES[name])(system, options)
     u = solution.u.to(system.theta[system.level].dtype)
     cross = system.products.cross(u)
-    report = _by_differences(system, name, _report_of_solve(system, name, solution))
-    return Found(cross, report, solution.memory)
+    size, count = float(system.rhs.norm()), system.products.count
+    report = report_of_solve(system.level, system.root, name, solution, size, count, system.mu)
+    return Found(cross, _by_differences(system, name, report), solution.memory)
 
 
 def _by_differences(system: System, name: str, report: Report) -> Report:
@@ -326,7 +337,10 @@ def _of_rows(system: System, options: CG, rows: cg_replicas.Rows) -> Found:
         alone = _one(system, i)
         solution = SOLVES["cg"](alone, options)
         u[i] = solution.u
-        reports.append(_report_of_solve(alone, "cg", solution))
+        size, count = float(alone.rhs.norm()), alone.products.count
+        reports.append(
+            report_of_solve(alone.level, alone.root, "cg", solution, size, count, alone.mu)
+        )
     cross = system.products.cross(u.to(system.theta[system.level].dtype))
     return Found(cross, _by_differences(system, "cg", _worst(system, "cg", reports)), {})
 
@@ -348,19 +362,27 @@ def _at_least_fp32(a: Tensor) -> Tensor:
     return a.float() if a.dtype in (torch.float16, torch.bfloat16) else a
 
 
-def _report_of_solve(system: System, name: str, solution: Solution) -> Report:
-    size = float(system.rhs.norm())
+def report_of_solve(
+    level: str,
+    root: str,
+    name: str,
+    solution: Solution,
+    size: float,
+    products: int,
+    mu: float | None,
+) -> Report:
+    """size: ||a||. products: with the Hessian, spent for it."""
     left = solution.residual
     return Report(
-        level=system.level,
-        root=system.root,
+        level=level,
+        root=root,
         strategy=name,
-        products=system.products.count,
+        products=products,
         iterations=solution.iterations,
         relative_residual=None if left is None else (left / size if size else left),
         min_ritz=solution.min_ritz,
         converged=solution.converged,
-        bound=left / system.mu if left is not None and system.mu else None,
+        bound=left / mu if left is not None and mu else None,
         note=solution.note,
         severe=solution.severe,
     )
@@ -383,10 +405,11 @@ def _report_of_rows(system: System, rows: cg_replicas.Rows) -> Report:
     )
 
 
-def _report_of_pull(system: System, name: str, pulled: Pulled) -> Report:
+def report_of_pull(level: str, root: str, name: str, pulled: Pulled) -> Report:
+    """Of a strategy that takes the cross terms itself."""
     return Report(
-        level=system.level,
-        root=system.root,
+        level=level,
+        root=root,
         strategy=name,
         products=pulled.products,
         converged=pulled.converged,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from bettyc.failures import DivergedError, RunError
 from bettyc.plan import ENDLESS, Instruction, Repeat, Solve, Start, Step
 from bettyc.runtime import loop
+from bettyc.runtime.captured import Captured
 from bettyc.runtime.stage import Stage
 
 Program = tuple[Instruction, ...]
@@ -21,7 +22,8 @@ class Executor:
 
     moved: called with a level's name after each of its updates. interrupted: asked after each
     update, or row of updates; when it says so, the loop stops where it can be resumed, by raising
-    Stopped. averaged: levels of which every update must be seen by `moved`.
+    Stopped. averaged: levels of which every update must be seen by `moved`. captured: what is
+    recorded in CUDA graphs.
     """
 
     def __init__(
@@ -31,9 +33,11 @@ class Executor:
         moved: Callable[[str], None],
         interrupted: Callable[[], bool],
         averaged: Collection[str] = (),
+        captured: Captured | None = None,
     ) -> None:
         self.program = program
         self.averaged = averaged
+        self.captured = captured
         self.stages = stages
         self.moved = moved
         self.interrupted = interrupted
@@ -116,9 +120,15 @@ class Executor:
         if self._resume or count < 3 or len(body) != 1 or not isinstance(body[0], Step):
             return 0
         level = body[0].level
-        if level in self.averaged or not loop.straight(self.stages[level]):
+        stage = self.stages[level]
+        if level in self.averaged:
             return 0
-        loop.advance(self.stages[level], count)
+        if self.captured is not None and self.captured.takes(stage):
+            self.captured.steps(stage, count)
+        elif loop.straight(stage):
+            loop.advance(stage, count)
+        else:
+            return 0
         self.moved(level)
         if self.interrupted():
             self.position[-1] = i + count - 1
@@ -145,7 +155,10 @@ class Executor:
         met = False
         try:
             if isinstance(instruction, Step):
-                met = not stage.step()
+                if self.captured is not None and self.captured.takes(stage):
+                    self.captured.steps(stage, 1)
+                else:
+                    met = not stage.step()
             elif isinstance(instruction, Solve):
                 stage.solve()
             elif isinstance(instruction, Start):

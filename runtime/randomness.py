@@ -11,21 +11,33 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from bettyc.kernels import capture
+
 
 @contextmanager
 def masks(seed: int, device: str) -> Iterator[None]:
     """Torch's global generators start from `seed` inside, and are as before outside."""
     before = torch.get_rng_state()
-    on_device = torch.cuda.get_rng_state() if device == "cuda" else None
     torch.default_generator.manual_seed(seed)
-    if on_device is not None:
-        torch.cuda.manual_seed(seed)
+    try:
+        with _device_masks(seed, device):
+            yield
+    finally:
+        torch.set_rng_state(before)
+
+
+@contextmanager
+def _device_masks(seed: int, device: str) -> Iterator[None]:
+    with capture.drawn(seed) as taken:
+        if taken or device != "cuda":
+            yield
+            return
+    before = torch.cuda.get_rng_state()
+    torch.cuda.manual_seed(seed)
     try:
         yield
     finally:
-        torch.set_rng_state(before)
-        if on_device is not None:
-            torch.cuda.set_rng_state(on_device)
+        torch.cuda.set_rng_state(before)
 
 
 @contextmanager

@@ -22,7 +22,9 @@ from bettyc.plan import Plan, Pull, Repeat
 from bettyc.runtime import checkpoint, metrics
 from bettyc.runtime.adjoint import Lower, hypergradient
 from bettyc.runtime.assemble import Assembly, assemble, device_of
+from bettyc.runtime.captured import Captured
 from bettyc.runtime.execute import Executor, Stopped
+from bettyc.runtime.graphs import Graphs, engine
 from bettyc.runtime.hooks import Hooks, Watched
 from bettyc.runtime.loop import Later
 from bettyc.runtime.lower import lower_of
@@ -153,12 +155,15 @@ class Run:
         for name, stage in self.stages.items():
             if self._pulls[name]:
                 stage.gradient = self._sweeping(stage, self._pulls[name])
+        recorder = engine(self.device) if plan.cuda_graphs == "on" else None
+        self.captured = None if recorder is None else Captured(plan, self.stages, Graphs(recorder))
         self.executor = Executor(
             plan.program,
             self.stages,
             self._moved,
             lambda: self._stop_asked,
             {*self._parts.averages, *(n for n, s in self.stages.items() if s.average is not None)},
+            self.captured,
         )
         self.hooks = None if hooks is None else Watched(hooks, self.state)
         for stage in self.stages.values():
@@ -188,6 +193,18 @@ class Run:
         With `replicas = auto` it is known after the first update.
         """
         return {name: found.taken for name, found in self._parts.linked.replicas.items()}
+
+    @property
+    def cuda_graphs(self) -> dict[str, str]:
+        """What is recorded in CUDA graphs: "recorded", or why not, by "steps of LEVEL" and "adjoint
+        of LEVEL". Empty where `run.cuda_graphs` is not `on`, and on a CPU.
+        """
+        if self.captured is None:
+            return {}
+        return {
+            f"{g.work} of {g.level}": self.captured.why_not(g.level, g.work) or "recorded"
+            for g in self.plan.graphs
+        }
 
     def __iter__(self) -> Iterator[Output]:
         return self
@@ -314,7 +331,7 @@ class Run:
         """The gradient of a level along the responses below it, as its updates use it."""
 
         def gradient(frame: Frame) -> tuple[Tensor, Tensor]:
-            found = self._hypergradient(stage, pulls, frame)
+            found = self._hypergradient(stage, pulls, frame, self.captured)
             stage.keep_buffers()
             self.reports[stage.name] = found.reports
             self.norms[stage.name] = torch.linalg.vector_norm(found.grad)
@@ -330,18 +347,27 @@ class Run:
 
         return gradient
 
-    def _hypergradient(self, stage: Stage, pulls: tuple[Pull, ...], frame: Frame) -> Hypergradient:
+    def _hypergradient(
+        self,
+        stage: Stage,
+        pulls: tuple[Pull, ...],
+        frame: Frame,
+        captured: Captured | None = None,
+    ) -> Hypergradient:
         frames = {name: s.feed.current() for name, s in self.stages.items() if name != stage.name}
         frames[stage.name] = frame
-        return hypergradient(
-            stage.name,
-            objectives=self._objectives,
-            theta=self.state.theta,
-            frames=frames,
-            lowers=self._lowers(pulls, frames),
-            pulls=pulls,
-            memory={k: v for k, v in self.state.memory.items() if k.startswith(f"{stage.name}/")},
-        )
+        given: dict[str, Any] = {
+            "objectives": self._objectives,
+            "theta": self.state.theta,
+            "frames": frames,
+            "lowers": self._lowers(pulls, frames),
+            "pulls": pulls,
+            "memory": {
+                k: v for k, v in self.state.memory.items() if k.startswith(f"{stage.name}/")
+            },
+        }
+        found = None if captured is None else captured.adjoint(stage.name, **given)
+        return found or hypergradient(stage.name, **given)
 
     def _lowers(self, pulls: tuple[Pull, ...], frames: Mapping[str, Frame]) -> dict[str, Lower]:
         strategies = {pull.level: self._strategies[pull.level] for pull in pulls}

@@ -8,6 +8,7 @@ agrees to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from math import isfinite
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ from bettyc.runtime.objective import Frame
 from bettyc.runtime.optimizers import View, rule_of
 from bettyc.runtime.optimizers.arithmetic import InPlace, Pure
 from bettyc.runtime.optimizers.groups import grouped
-from bettyc.runtime.optimizers.rate import Options
+from bettyc.runtime.optimizers.rate import Clock, Options
 from bettyc.runtime.optimizers.rule import Rule
 from bettyc.runtime.optimizers.solvers import SOLVERS, Solved
 from bettyc.runtime.precision import tf32
@@ -109,7 +110,7 @@ class Stage:
             else None
         )
         self.sampling: Sampling | None = None  # where its strategy is `score`
-        self._below = tuple(n for n in objective.reads if self._is_below(n))
+        self.below = tuple(n for n in objective.reads if self._is_below(n))
         clips = self.plan.clip or self.plan.clip_value
         self.betty = linked.plan.compat == "betty"  # a step is one gradient, and so is its rate
         # its updates are directions of the level above: `step` only looks
@@ -196,7 +197,7 @@ class Stage:
                     continue
                 twin = mine.get(slot.name)
                 if twin is None:
-                    piece = self.theta[self.name][..., slot.start : slot.stop].detach()
+                    piece = theta[self.name][..., slot.start : slot.stop].detach()
                 else:
                     where = theirs.slot(twin)
                     piece = theta[other][where.start : where.stop]
@@ -259,7 +260,7 @@ class Stage:
         if self.trajectory is not None:
             if self.stale:
                 self.trajectory.clear()
-            below = {n: self.theta[n] for n in self._below}
+            below = {n: self.theta[n] for n in self.below}
             kept = grad if self._keeps_gradients and self.scaler is None else None
             self.trajectory.add(theta, memory, frame, below, count, self._slope, kept)
             self._slope = None
@@ -386,18 +387,21 @@ class Stage:
         theta: Tensor,
         grad: Tensor,
         state: dict[str, Tensor],
-        count: int,
+        count: int | Clock,
         others: Mapping[str, Tensor],
         ops: type[Pure] = Pure,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What gradient number `count` does: wait for the others of its group, or update.
 
-        Clipping and projection included; differentiable with `ops = Pure`.
+        Clipping and projection included; differentiable with `ops = Pure`. A Clock counts for
+        levels that do not accumulate.
         """
         assert self.rule is not None
         if self.simple:
-            return self.rule.update(theta, grad, state, count, self.options.at(count, others), ops)
+            options = self.options.at(count, others)
+            return self.rule.update(theta, grad, state, _number(count), options, ops)
         if self.accumulate > 1:
+            assert isinstance(count, int)
             grad = grad / self.accumulate
             if count % self.accumulate:
                 grad = state["accumulated"] + grad
@@ -408,9 +412,9 @@ class Stage:
             grad = grad.clamp(-self.plan.clip_value, self.plan.clip_value)
         if self.plan.clip:
             grad = clipped(grad, self.plan.clip)
-        update = count // self.accumulate
+        update = count // self.accumulate if isinstance(count, int) else count
         options = self.options.at(count if self.betty else update, others)
-        theta, state = self.rule.update(theta, grad, state, update, options, ops)
+        theta, state = self.rule.update(theta, grad, state, _number(update), options, ops)
         if self.preconditioned:
             state = {**state, "last_grad": grad}
         return self.layout.project(theta), state
@@ -420,17 +424,23 @@ class Stage:
 
         Module buffers that this changes are kept: it is the evaluation that a step is made of.
         """
-        if self.plan.precision == "tf32":
-            with tf32():
-                return self._gradient(frame)
-        return self._gradient(frame)
+        return self.gradient_at(self.theta, frame, self._keeps_slopes)
 
-    def _gradient(self, frame: Frame) -> tuple[Tensor, Tensor]:
-        name, theta = self.name, self.theta
+    def gradient_at(
+        self, theta: Mapping[str, Tensor], frame: Frame, keep: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The same at other variables. keep: the graph of the gradient, for the trajectory."""
+        with tf32() if self.plan.precision == "tf32" else nullcontext():
+            return self._gradient(theta, frame, keep)
+
+    def _gradient(
+        self, theta: Mapping[str, Tensor], frame: Frame, keep: bool
+    ) -> tuple[Tensor, Tensor]:
+        name = self.name
         if self.replicas is None:
             return self._at(theta, frame)
         if together(self.objective, theta, frame):
-            if self._keeps_slopes:
+            if keep:
                 others = [n for n in self.objective.reads if n != name]
                 self._slope = products(self.objective, theta, frame, others)
                 with torch.no_grad():
@@ -548,6 +558,10 @@ def _rule(plan: LevelPlan, layout: Layout) -> Rule | None:
         return rule
 
     return grouped(make, views, members)
+
+
+def _number(count: int | Clock) -> int | Tensor:
+    return count.update if isinstance(count, Clock) else count
 
 
 def clipped(grad: Tensor, largest: float) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bettyc import __version__
 from bettyc.diagnostics.model import Diagnostic
@@ -17,6 +18,7 @@ from bettyc.plan import FORMAT, Candidate, Cost, LevelPlan, Plan, Repeat, Solve,
 from bettyc.planner import choose, compat, cost
 from bettyc.planner.decide import Decisions, decide, inner, pace
 from bettyc.planner.facts import Facts, gather, word
+from bettyc.planner.graphs import graphs
 from bettyc.planner.kernels import kernels
 
 
@@ -60,7 +62,21 @@ def make_plan(
         warnings,
         compat.NAME if compat.is_betty(model) else "",
     )
-    return plan, found
+    taken = graphs(model, levels, {n: plan.sweep(n) for n in h.order}, plan.compat)
+    # auto is off: nobody has measured yet, on a GPU, that graphs are right and faster there
+    asked = word(model.setting("cuda_graphs"), "auto") == "on"
+    plan = replace(plan, cuda_graphs="on" if asked else "off", graphs=taken)
+    return plan, [*found, *(_without_graphs(plan) if asked else ())]
+
+
+def _without_graphs(plan: Plan) -> list[Diagnostic]:
+    """MLO0809: what cannot be recorded although the program asks for it."""
+    span = next((s.span for s in plan.model.run if s.path == "run.cuda_graphs"), None)
+    return [
+        report("MLO0809", span, work=f"{g.work} of {g.level}", problem=g.reason)
+        for g in plan.graphs
+        if g.reason
+    ]
 
 
 def _seed(model: Model) -> int:

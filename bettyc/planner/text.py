@@ -23,6 +23,7 @@ def text(plan: Plan, why: bool = False) -> str:
         ("levels", _levels(plan)),
         ("hypergradients", _hypergradients(plan, why)),
         ("optimizers", _optimizers(plan) if why else ()),
+        ("cuda graphs", _graphs(plan) if plan.cuda_graphs == "on" else ()),
     ]
     parts = [_header(plan)]
     parts += [[title, *lines] for title, found in sections if (lines := list(found))]
@@ -241,6 +242,15 @@ def _defaults(name: str) -> dict[str, object]:
 def show_value(value: Value) -> str:
     """A value as the language writes it; a formula by its name."""
     return "(formula)" if isinstance(value, Formula) else show(value)
+
+
+def _graphs(plan: Plan) -> Iterator[str]:
+    """What a GPU launches as one; where the program asks for it."""
+    yield f"  on a GPU; on a CPU everything runs without them   (device {plan.device})"
+    width = max(len(f"{g.work} of {g.level}") for g in plan.graphs)
+    for g in plan.graphs:
+        work = f"{g.work} of {g.level}"
+        yield f"    {work:<{width}}   {f'not: {g.reason}' if g.reason else 'recorded'}"
 
 
 # Cost

@@ -5,7 +5,7 @@ levels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -14,6 +14,17 @@ from torch import Tensor
 from bettyc.model import Call, Formula
 from bettyc.optimizers import OPTIMIZERS
 from bettyc.runtime.optimizers.schedules import Plateau, Rates
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The number of an update as a tensor, for updates that are recorded and launched again: what
+    depends on it is computed on the device. rates: that of each schedule, by the id of its Options.
+    """
+
+    update: Tensor
+    rates: Mapping[int, Tensor]
+
 
 Evaluate = Callable[[Mapping[str, Tensor]], Tensor]
 
@@ -65,20 +76,25 @@ class Options:
         if self.groups:
             self.fixed["groups"] = tuple(g.fixed for g in self.groups)
 
-    def at(self, update: int, theta: Mapping[str, Tensor]) -> dict[str, Any]:
+    def at(self, update: int | Clock, theta: Mapping[str, Tensor]) -> dict[str, Any]:
         if self.rates is None and not self.formulas:
             return self.fixed
         options = dict(self.fixed)
         for name, evaluate in self.formulas.items():
             options[name] = evaluate(theta)
         if self.rates is not None:
-            rate = self.rates[update]
+            rate = update.rates[id(self)] if isinstance(update, Clock) else self.rates[update]
             options["lr"] = options["lr"] * rate if "lr" in self.formulas else rate
-            if isinstance(self.rates, Rates):
+            if isinstance(self.rates, Rates) and not isinstance(update, Clock):
                 options |= self.rates.momentum(update)
         if self.groups:
             options["groups"] = tuple(g.at(update, theta) for g in self.groups)
         return options
+
+    def scheduled(self, update: int) -> dict[int, float]:
+        """The rate of each schedule at an update, for a `Clock`."""
+        found = [o for o in (self, *self.groups) if o.rates is not None]
+        return {id(o): float(o.rates[update]) for o in found if o.rates is not None}
 
     @property
     def plateaus(self) -> list[Plateau]:

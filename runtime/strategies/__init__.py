@@ -1,8 +1,8 @@
 """The ways to differentiate through a level, by the name a program writes.
 
 SOLVES: u of H u = a; the cross products are taken for them. PULLS: the cross terms themselves.
-COMPAT: what other libraries mean by some
-of the names.
+COMPAT: what other libraries mean by some of the names. LAUNCHES: those that can be queued without
+a look at the device (`bettyc.runtime.strategies.launched`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from bettyc.runtime.strategies import (
     unroll,
     zeroth_order,
 )
+from bettyc.runtime.strategies.launched import Launch
 from bettyc.runtime.strategies.system import Pulled, Solution, System
 
 SOLVES: dict[str, Callable[[System, Any], Solution]] = {
@@ -55,6 +56,17 @@ PULLS: dict[str, Callable[[System, Any], Pulled]] = {
     "score": score.pull,
     "unroll": unroll.pull,
     "zeroth_order": zeroth_order.pull,
+}
+
+LAUNCHES: dict[str, Launch] = {
+    "cg": cg.launch,
+    "danskin": danskin.launch,
+    "finite_diff": finite_diff.launch,
+    "neumann": neumann.launch,
+    "none": none.launch,
+    "one_step": one_step.launch,
+    "single_loop": single_loop.launch,
+    "unroll": unroll.launch,
 }
 
 COMPAT: dict[str, dict[str, Callable[[System, Any], Any]]] = {

@@ -32,6 +32,7 @@ from torch import Tensor
 from bettyc.kernels import cg as kernel
 from bettyc.runtime.slope import reason
 from bettyc.runtime.strategies import minres
+from bettyc.runtime.strategies.launched import NO_TENSOR, Launched, Left, certified, rate
 from bettyc.runtime.strategies.precondition import preconditioner
 from bettyc.runtime.strategies.system import Solution, System, not_finite, rayleigh, steps_for
 from bettyc.strategies import CG
@@ -84,6 +85,55 @@ def solve(system: System, options: CG) -> Solution:
         severe=severe,
         memory=_kept(options, u),
     )
+
+
+def launch(system: System, options: CG, steps: int) -> Launched:
+    """The solve without a look: `steps` steps at most, those after convergence change nothing.
+
+    The true residual takes a product, always: whether rounding has moved it is not known yet.
+    """
+    a, damping = system.rhs, options.damping
+    allowed = options.iters or steps_for(a.numel())
+    steps = min(steps, allowed)
+    u, info = kernel.cg(
+        system.for_solver(),
+        a.contiguous(),
+        tol=options.tol,
+        max_iters=steps,
+        damping=damping,
+        x0=system.warm.get("u") if options.warm else None,
+    )
+    assert isinstance(info, kernel.Info)
+    left, certify = dict(info.tensors), system.certify
+    if certify:
+        left |= certified(system, u, damping)
+
+    def conclude(left: Left) -> Solution | None:
+        state, history, rr, bb = (left[n] for n in ("state", "history", "rr", "bb"))
+        info = kernel.Info(state, history, NO_TENSOR, rr, bb, damping, True)
+        if info.breakdown or info.curvature or (steps < allowed and not info.converged):
+            return None
+        size = float(bb) ** 0.5
+        if not size:
+            return Solution(NO_TENSOR, residual=0.0, converged=True)
+        relative, least, undamped = info.relative_residual, info.min_ritz, None
+        if certify:
+            relative, undamped = float(left["damped"]) / size, float(left["undamped"])
+            least = rate(left) if least is None else least
+        elif not damping:
+            undamped = relative * size
+        note, severe = remark(info.converged, info.iterations, relative, options)
+        return Solution(
+            NO_TENSOR,
+            iterations=info.iterations,
+            residual=undamped,
+            min_ritz=least,
+            converged=relative <= options.tol,
+            note=note,
+            severe=severe,
+        )
+
+    return Launched(left, conclude, u, memory=_kept(options, u))
 
 
 def _without_rounding(system: System, info: Any, u: Tensor) -> Tensor | None:

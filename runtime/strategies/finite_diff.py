@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bettyc.runtime.strategies.launched import Launched
 from bettyc.runtime.strategies.system import Pulled, System
 from bettyc.strategies import FiniteDiff
 
@@ -23,6 +24,23 @@ from bettyc.strategies import FiniteDiff
 def pull(system: System, options: FiniteDiff) -> Pulled:
     """The cross terms with u = lr a."""
     return difference(system, system.rhs, options.eps, system.learning_rate())
+
+
+def launch(system: System, options: FiniteDiff, steps: int) -> Launched:
+    """The difference with its length taken on the device."""
+    own = system.theta[system.level]
+    if not system.into:
+        return Launched({}, lambda left: Pulled({}), cross={})
+    direction = system.rhs.to(own.dtype)
+    size = torch.linalg.vector_norm(system.rhs).double()
+    # for a = 0 both points are theta, and their difference is 0
+    step = torch.where(size > 0, options.eps / size, 0.0).to(own.dtype)
+    gradients = system.gradients_near(system.into)
+    plus = gradients(torch.addcmul(own, direction, step))
+    minus = gradients(torch.addcmul(own, direction, -step))
+    scale = system.learning_rate() * (size / (2 * options.eps))
+    cross = {r: (plus[r] - minus[r]) * scale.to(plus[r].dtype) for r in system.into}
+    return Launched({}, lambda left: Pulled({}, products=2), cross=cross)
 
 
 def difference(

@@ -26,14 +26,16 @@ import math
 import torch
 from torch import Tensor
 
-from bettyc.kernels.neumann_update import neumann_update
+from bettyc.kernels.neumann_update import neumann_queued, neumann_update
 from bettyc.runtime.report import SolveError
+from bettyc.runtime.strategies.launched import NO_TENSOR, Launched, Left, certified, rate
 from bettyc.runtime.strategies.system import Solution, System, not_finite, rayleigh
 from bettyc.strategies import Neumann
 
 # So much may a term exceed the first where curvature is negative: a few terms are still the sum
 # that was asked for, with a warning; beyond, the last one is all there is to it.
 GROWTH = 10.0
+CURVED = "curvature is not positive: the series does not converge; use minres"
 
 
 def solve(system: System, options: Neumann) -> Solution:
@@ -58,7 +60,7 @@ def solve(system: System, options: Neumann) -> Solution:
         h_u = system.certificate(u)
         least, residual = min(least, rayleigh(u, h_u) or least), float((h_u - a).norm())
     if least < 0 and not note:
-        note = "curvature is not positive: the series does not converge; use minres"
+        note = CURVED
     return Solution(
         u,
         iterations=options.terms,
@@ -67,6 +69,46 @@ def solve(system: System, options: Neumann) -> Solution:
         note=note,
         severe=bool(note),
     )
+
+
+def launch(system: System, options: Neumann, steps: int) -> Launched:
+    """The series without a look at its terms, for a given lr."""
+    term = system.rhs.clone(memory_format=torch.contiguous_format)
+    total, sums = term.clone(), [torch.stack((term @ term, term @ term)).double()]
+    for _ in range(options.terms - 1):
+        q = system.product(term).contiguous()
+        sums.append(torch.as_tensor(neumann_queued(term, total, q, options.lr)).double())
+    u = total.mul_(options.lr)
+    left = {"sums": torch.stack(sums)}
+    known = system.certify and system.mu is not None
+    if known:
+        left |= certified(system, u)
+
+    def conclude(left: Left) -> Solution | None:
+        terms = left["sums"].tolist()
+        first = size = math.sqrt(terms[0][1])
+        if not first:
+            return Solution(NO_TENSOR, residual=0.0)
+        least = math.inf
+        for along, square in terms[1:]:
+            least = min(least, along / size**2) if size else least
+            size = math.sqrt(square) if square >= 0 else math.nan
+            if not size <= first * (GROWTH if least < 0 else 1 + 1e-3):
+                return None
+        residual = size
+        if known:
+            least, residual = min(least, rate(left) or least), float(left["undamped"])
+        note = CURVED if least < 0 else ""
+        return Solution(
+            NO_TENSOR,
+            iterations=options.terms,
+            residual=residual,
+            min_ritz=least if math.isfinite(least) else None,
+            note=note,
+            severe=bool(note),
+        )
+
+    return Launched(left, conclude, u)
 
 
 def series(system: System, lr: float, terms: int) -> tuple[Tensor, float, float] | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 
+from bettyc.runtime.strategies.launched import Launched
 from bettyc.runtime.strategies.system import Pulled, System
 from bettyc.strategies import Frozen
 
@@ -18,3 +19,8 @@ from bettyc.strategies import Frozen
 def pull(system: System, options: Frozen) -> Pulled:
     """Zeros."""
     return Pulled({name: torch.zeros_like(system.theta[name]) for name in system.into})
+
+
+def launch(system: System, options: Frozen, steps: int) -> Launched:
+    """Zeros: nothing is looked at."""
+    return Launched({}, lambda left: Pulled({}), cross=pull(system, options).cross)

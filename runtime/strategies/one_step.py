@@ -8,6 +8,7 @@ Luketina, Berglund, Greff, Raiko. ICML 2016, arXiv:1511.06727.
 
 from __future__ import annotations
 
+from bettyc.runtime.strategies.launched import NO_TENSOR, Launched, Left, certified, rate
 from bettyc.runtime.strategies.system import Solution, System, rayleigh
 from bettyc.strategies import OneStep
 
@@ -19,3 +20,15 @@ def solve(system: System, options: OneStep) -> Solution:
         return Solution(u)
     h_u = system.certificate(u)
     return Solution(u, residual=float((h_u - system.rhs).norm()), min_ritz=rayleigh(u, h_u))
+
+
+def launch(system: System, options: OneStep, steps: int) -> Launched:
+    """u = lr a, without a look."""
+    u = system.learning_rate() * system.rhs
+
+    def conclude(left: Left) -> Solution:
+        if not left:
+            return Solution(NO_TENSOR)
+        return Solution(NO_TENSOR, residual=float(left["undamped"]), min_ritz=rate(left))
+
+    return Launched(certified(system, u) if system.certify else {}, conclude, u)

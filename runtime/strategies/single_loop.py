@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from bettyc.runtime.report import SolveError
+from bettyc.runtime.strategies.launched import NO_TENSOR, Launched, Left, rate
 from bettyc.runtime.strategies.system import Solution, System, rayleigh
 from bettyc.strategies import SingleLoop
 
@@ -44,6 +45,28 @@ def solve(system: System, options: SingleLoop) -> Solution:
         min_ritz=rayleigh(u, h_u),
         memory={"u": moved},
     )
+
+
+def launch(system: System, options: SingleLoop, steps: int) -> Launched:
+    """The same without a look."""
+    u = system.warm.get("u", torch.zeros_like(system.rhs))
+    h_u = system.product(u)
+    r = h_u - system.rhs
+    moved = u - (options.lr or system.learning_rate()) * r
+    left = {
+        "finite": torch.isfinite(moved).all(),
+        "residual": torch.linalg.vector_norm(r),
+        "square": u @ u,
+        "along": u @ h_u,
+    }
+
+    def conclude(left: Left) -> Solution | None:
+        if not bool(left["finite"]):
+            return None
+        residual = float(left["residual"])
+        return Solution(NO_TENSOR, iterations=1, residual=residual, min_ritz=rate(left))
+
+    return Launched(left, conclude, u, memory={"u": moved})
 
 
 def average(direction: Tensor, before: Tensor | None, weight: float) -> Tensor:

@@ -32,6 +32,7 @@ from torch import Tensor
 from bettyc.runtime.products import by_formula
 from bettyc.runtime.report import SolveError
 from bettyc.runtime.strategies.backwards import Back, Kept, reverse
+from bettyc.runtime.strategies.launched import Launched, Left
 from bettyc.runtime.strategies.replay import State, floating, replay, trajectory_of
 from bettyc.runtime.strategies.system import Pulled, System, Trajectory
 from bettyc.strategies import Unroll
@@ -39,6 +40,29 @@ from bettyc.strategies import Unroll
 
 def pull(system: System, options: Unroll) -> Pulled:
     """The cross terms of the replayed trajectory, oldest steps cut off by `truncate`."""
+    total, products = crossed(system, options)
+    if not all(bool(torch.isfinite(value).all()) for value in total.values()):
+        raise SolveError(
+            f"the unrolled gradient of level `{system.level}` is not finite; lower its learning"
+            " rate or set `truncate`"
+        )
+    return Pulled(total, products=products)
+
+
+def launch(system: System, options: Unroll, steps: int) -> Launched:
+    """The same without a look."""
+    total, products = crossed(system, options)
+    finite = [torch.isfinite(value).all() for value in total.values()]
+    left = {"finite": torch.stack(finite).all()} if finite else {}
+
+    def conclude(left: Left) -> Pulled | None:
+        return Pulled({}, products=products) if all(map(bool, left.values())) else None
+
+    return Launched(left, conclude, cross=total)
+
+
+def crossed(system: System, options: Unroll) -> tuple[dict[str, Tensor], int]:
+    """The cross terms, and the evaluations that they took."""
     path = trajectory_of(system)
     first = max(0, path.length - options.truncate * path.group) if options.truncate else 0
     count = path.length - first
@@ -56,12 +80,7 @@ def pull(system: System, options: Unroll) -> Pulled:
         a_theta, a_state = back.theta, back.state
         for name, value in back.others.items():
             total[name] = total[name] - value
-    if not all(bool(torch.isfinite(value).all()) for value in total.values()):
-        raise SolveError(
-            f"the unrolled gradient of level `{system.level}` is not finite; lower its learning"
-            " rate or set `truncate`"
-        )
-    return Pulled(total, products=_products(path, options, first))
+    return total, _products(path, options, first)
 
 
 def _products(path: Trajectory, options: Unroll, first: int) -> int:

@@ -14,7 +14,7 @@ from bettyc.diagnostics.page import FOLDER, page, parse_page
 from bettyc.diagnostics.registry import FAMILIES, family, report, row
 from bettyc.diagnostics.span import Span
 
-# The codes of the design, with 0309, 0417, 0418, 0510, 0511, 0616 to 0619 and 0805 to 0808 that
+# The codes of the design, with 0309, 0417, 0418, 0510, 0511, 0616 to 0619 and 0805 to 0809 that
 # building it added; syntax may grow.
 DESIGN = {
     "01": [1, 3, 4, 5, 6, 8, 9, 10],
@@ -24,12 +24,13 @@ DESIGN = {
     "05": range(1, 12),
     "06": range(1, 21),
     "07": range(1, 11),
-    "08": range(1, 9),
+    "08": range(1, 10),
     "09": range(1, 8),
 }
 WARNINGS = {
     *("MLO0317", "MLO0318", "MLO0322", "MLO0416", "MLO0503", "MLO0505", "MLO0609", "MLO0610"),
     *("MLO0613", "MLO0619", "MLO0706", "MLO0707", "MLO0710", "MLO0806", "MLO0807"),
+    "MLO0809",
 }
 CODES = [code for digits in FAMILIES for code in family(digits)]
 # Parameters of `report`, which a field of a message cannot be called.

@@ -96,7 +96,6 @@ def run_ahead(monkeypatch, steps, stop_at):
     state = torch.zeros(2, 4, dtype=torch.float64)
     zeros = torch.zeros
     monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(torch, "zeros", lambda *a, pin_memory=False, **k: zeros(*a, **k))
     taken = []
 

@@ -26,4 +26,10 @@ CODES = (
     Code("MLO0806", "damaged-run", "warning", "`{path}` {problem}"),
     Code("MLO0807", "empty-run", "warning", "`{path}` has no finished update"),
     Code("MLO0808", "sweep-syntax", "error", "`--sweep` {problem}"),
+    Code(
+        "MLO0809",
+        "graph-not-recorded",
+        "warning",
+        "`{work}` runs without a CUDA graph: {problem}",
+    ),
 )

@@ -1,0 +1,493 @@
+"""What of a run is recorded in CUDA graphs, as functions of tensors (`bettyc.runtime.graphs`):
+
+    steps       updates of one level in a row, from its batches to its variables
+    adjoint     the hypergradient of a level: its gradient, every solve below it, the cross terms
+
+Between them Python decides: it draws batches, looks up learning rates, tells hooks and metrics, and
+reads what the solves report. All of that reaches the functions as arguments.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bettyc.plan import Plan, Pull
+from bettyc.runtime import loop
+from bettyc.runtime.adjoint import (
+    Found,
+    Lower,
+    hypergradient,
+    report_of_pull,
+    report_of_solve,
+)
+from bettyc.runtime.feed import Feed
+from bettyc.runtime.follow import HOOKS, attributes
+from bettyc.runtime.graphs import Arguments, Graphs, Work
+from bettyc.runtime.objective import Frame, Objective
+from bettyc.runtime.optimizers.arithmetic import InPlace
+from bettyc.runtime.optimizers.rate import Clock
+from bettyc.runtime.passes import Slope
+from bettyc.runtime.report import Hypergradient, Report
+from bettyc.runtime.stage import Stage
+from bettyc.runtime.strategies import LAUNCHES
+from bettyc.runtime.strategies.launched import Left
+from bettyc.runtime.strategies.system import Solution, System
+from bettyc.runtime.trajectory import Record, Trajectory
+from bettyc.strategies import name_of
+
+BUDGET = 64  # steps of a solve that are queued before it is known how many it takes
+UNLIKE = 8  # solves in a row that have to be taken again, after which they are not recorded
+
+Given = Mapping[str, Tensor]
+
+
+class Captured:
+    """The recorded functions of one run."""
+
+    def __init__(self, plan: Plan, stages: Mapping[str, Stage], graphs: Graphs) -> None:
+        self.graphs = graphs
+        self.stages = stages
+        self._plan = plan
+        self._reasons = {(g.level, g.work): g.reason for g in plan.graphs}
+        self._budgets: dict[str, int] = {}
+        self._settled: set[str] = set()
+        self._unlike: dict[str, int] = {}
+
+    def why_not(self, level: str, work: str) -> str:
+        """Why the steps or the adjoint of a level are not recorded; empty where they are."""
+        refused = self.graphs.refused.get(f"{work} of {level}", "")
+        return refused or self._reasons.get((level, work), "") or self._now(level, work)
+
+    def _now(self, level: str, work: str) -> str:
+        """What only a run knows."""
+        stage = self.stages[level]
+        if work == "steps" and stage.hooks is not None:
+            return "hooks are told of every update"
+        for name in stage.objective.networks:
+            network = stage.linked.networks[name]
+            if network.buffers:
+                return f"an evaluation changes the buffers of `{name}`"
+            if any(getattr(p, h, None) for p in network.module.modules() for h in HOOKS):
+                return f"`{name}` has hooks"
+        return ""
+
+    # Updates in a row
+
+    def takes(self, stage: Stage) -> bool:
+        """Whether updates of the level are recorded."""
+        return stage.gradient == stage.own_gradient and not self.why_not(stage.name, "steps")
+
+    def steps(self, stage: Stage, count: int) -> None:
+        """`count` updates of a level that `takes` says yes to, apart from `moved`."""
+        name, state = stage.name, stage.state
+        first, theta, memory = state.gradients[name], stage.theta[name], state.optimizer[name]
+        frames = self._frames(stage, count)
+        arguments = Arguments()
+        function = _steps(stage, arguments, frames, first, memory)
+        made = self.graphs.call(f"steps of {name}", function, arguments)
+        assert made is not None
+        if stage.trajectory is not None:
+            if stage.stale:
+                stage.trajectory.clear()
+            below = {n: stage.theta[n] for n in stage.below}
+            for k, frame in enumerate(frames):
+                stage.trajectory.add(theta, memory, frame, below, first + k)
+        stage.theta[name] = made.tensors["theta"]
+        state.optimizer[name] = {
+            n.removeprefix("state/"): x for n, x in made.tensors.items() if n.startswith("state/")
+        }
+        losses = made.tensors["losses"].unbind()
+        stage.losses += [loop.UNSEEN] * (count - len(losses))
+        stage.losses += losses
+        stage.stale = False
+
+    def _frames(self, stage: Stage, count: int) -> list[Frame]:
+        """What each of the updates sees; counts them, since masks depend on that."""
+        found = []
+        for k in range(count):
+            for source in stage.owned if k else ():
+                source.spent = True
+            found.append(stage.feed.next())
+            stage.state.gradients[stage.name] += 1
+            stage.state.updates[stage.name] += 1
+        return found
+
+    # Hypergradients
+
+    def adjoint(
+        self,
+        root: str,
+        *,
+        objectives: Mapping[str, Objective],
+        theta: Mapping[str, Tensor],
+        frames: Mapping[str, Frame],
+        lowers: Mapping[str, Lower],
+        pulls: Sequence[Pull],
+        memory: Mapping[str, Tensor],
+    ) -> Hypergradient | None:
+        """The hypergradient of a level, None where it has to be computed without a graph."""
+        if self.why_not(root, "adjoint"):
+            return None
+        name = f"adjoint of {root}"
+        arguments = Arguments()
+        function = self._adjoint(arguments, root, objectives, theta, frames, lowers, pulls, memory)
+        work = self.graphs.call(name, function, arguments)
+        if work is None:
+            return None
+        reports = _concluded(work)
+        if reports is None:
+            self._otherwise(name)
+            return None
+        self._unlike[name] = 0
+        if name not in self._settled:
+            self._settled.add(name)
+            most = max((r.iterations for r in reports), default=0)
+            self._budgets[name] = 16 * ceil((1.25 * most + 8) / 16)
+        kept = {n.removeprefix("memory/"): x for n, x in work.tensors.items() if "memory/" in n}
+        return Hypergradient(work.tensors["grad"], work.tensors["loss"], reports, kept)
+
+    def _otherwise(self, name: str) -> None:
+        """A solve went another way than was recorded: perhaps it took more steps."""
+        self._unlike[name] = self._unlike.get(name, 0) + 1
+        if self._unlike[name] > UNLIKE:
+            self.graphs.refuse(name, "its solves go another way again and again")
+            return
+        self._budgets[name] = 2 * self._budgets.get(name, BUDGET)
+        self.graphs.forget(name)
+
+    def _adjoint(
+        self,
+        arguments: Arguments,
+        root: str,
+        objectives: Mapping[str, Objective],
+        theta: Mapping[str, Tensor],
+        frames: Mapping[str, Frame],
+        lowers: Mapping[str, Lower],
+        pulls: Sequence[Pull],
+        memory: Mapping[str, Tensor],
+    ) -> Callable[[Given], Work]:
+        levels = [root, *(pull.level for pull in pulls)]
+        stages = [self.stages[level] for level in levels]
+        names, kept = list(theta), list(memory)
+        arguments.tensors |= {f"theta/{n}": x for n, x in theta.items()}
+        arguments.tensors |= {f"memory/{n}": x for n, x in memory.items()}
+        for stage in stages:
+            _guard(arguments, stage)
+        seen = {s.name: _frame(arguments, s.name, s.feed, frames[s.name]) for s in stages}
+        under = {p.level: _lower(arguments, self.stages[p.level], lowers[p.level]) for p in pulls}
+        budget = self._budgets.get(f"adjoint of {root}", BUDGET)
+
+        def function(given: Given) -> Work:
+            pending: list[_Pending] = []
+
+            def through(system: System, options: Any) -> Found:
+                launched = _through(system, options, budget)
+                pending.append(launched[0])
+                return launched[1]
+
+            found = hypergradient(
+                root,
+                objectives=objectives,
+                theta={n: given[f"theta/{n}"] for n in names},
+                frames={n: build(given) for n, build in seen.items()},
+                lowers={n: build(given) for n, build in under.items()},
+                pulls=pulls,
+                memory={n: given[f"memory/{n}"] for n in kept},
+                through=through,
+            )
+            left = [x.double().reshape(-1) for p in pending for x in p.left.values()]
+            tensors = {"grad": found.grad, "loss": found.loss}
+            tensors |= {f"memory/{n}": x for n, x in found.memory.items()}
+            if left:
+                tensors["left"] = torch.cat(left)
+            return Work(tensors, [p.bare() for p in pending])
+
+        return function
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A pull whose report waits for numbers. left: them, of which `bare` keeps the shapes only."""
+
+    level: str
+    root: str
+    name: str
+    mu: float | None
+    products: int
+    left: Left
+    shapes: Mapping[str, tuple[int, ...]]
+    conclude: Callable[[Left], Any]
+
+    def bare(self) -> _Pending:
+        return replace(self, left={})
+
+    def report(self, left: Left) -> Report | None:
+        found = self.conclude(left)
+        if found is None:
+            return None
+        if not isinstance(found, Solution):
+            return report_of_pull(self.level, self.root, self.name, found)
+        size = float(left["size"])
+        return report_of_solve(
+            self.level, self.root, self.name, found, size, self.products, self.mu
+        )
+
+
+def _through(system: System, options: Any, budget: int) -> tuple[_Pending, Found]:
+    """One pull, queued."""
+    name = name_of(options)
+    launched = LAUNCHES[name](system, options, budget)
+    left, cross, products = dict(launched.left), launched.cross, 0
+    if launched.u is not None:
+        dtype = system.theta[system.level].dtype
+        cross = system.products.cross(launched.u.to(dtype))
+        products = system.products.count
+        left["size"] = torch.linalg.vector_norm(system.rhs)
+    shapes = {n: tuple(x.shape) for n, x in left.items()}
+    made = _Pending(
+        system.level, system.root, name, system.mu, products, left, shapes, launched.conclude
+    )
+    assert cross is not None
+    return made, Found(cross, Report(system.level, system.root, name), launched.memory)
+
+
+def _concluded(work: Work) -> tuple[Report, ...] | None:
+    """The reports, from one look at the device; None where a pull has to be taken again."""
+    numbers, at, found = work.tensors.get("left", torch.empty(0)).cpu(), 0, []
+    for pending in work.host:
+        left = {}
+        for name, shape in pending.shapes.items():
+            left[name] = numbers[at : at + prod(shape)].reshape(shape)
+            at += prod(shape)
+        report = pending.report(left)
+        if report is None:
+            return None
+        found.append(report)
+    return tuple(found)
+
+
+def _steps(
+    stage: Stage,
+    arguments: Arguments,
+    frames: Sequence[Frame],
+    first: int,
+    memory: Mapping[str, Tensor],
+) -> Callable[[Given], Work]:
+    """The function of `Captured.steps`: updates number `first` and on."""
+    name, count, fixed = stage.name, len(frames), stage.feed.fixed
+    # a formula of an option may read any level
+    names = list(stage.theta if stage.options.formulas else stage.objective.reads)
+    arguments.tensors |= {f"theta/{n}": stage.theta[n] for n in dict.fromkeys([name, *names])}
+    arguments.tensors |= {f"state/{n}": x for n, x in memory.items()}
+    _guard(arguments, stage)
+    seen = [
+        _frame(arguments, f"{name}/{k}", stage.feed, frame)
+        for k, frame in enumerate(frames[:1] if fixed else frames)
+    ]
+    clocks = [_clock(arguments, stage, first + k) for k in range(count)]
+    kept = list(memory)
+    arguments.key += [count]
+
+    def function(given: Given) -> Work:
+        theta = {n: given[f"theta/{n}"] for n in dict.fromkeys([name, *names])}
+        state = {n: given[f"state/{n}"] for n in kept}
+        views = [build(given) for build in seen]
+        ticks = [tick(given) for tick in clocks]
+        if fixed and stage.objective.closed is not None and stage.simple and stage.replicas is None:
+            own, state = _slopes(stage, theta, views[0], state, ticks[:-1])
+            theta, losses, ticks = {**theta, name: own}, [], ticks[-1:]
+        else:
+            losses = []
+        for k, tick in enumerate(ticks):
+            loss, grad = stage.gradient_at(theta, views[0] if fixed else views[k])
+            own, state = stage.advance(theta[name], grad, state, tick, theta)
+            theta = {**theta, name: own}
+            losses.append(loss)
+        tensors = {"theta": theta[name], "losses": torch.stack(losses)}
+        return Work(tensors | {f"state/{n}": x for n, x in state.items()})
+
+    return function
+
+
+def _slopes(
+    stage: Stage, theta: Given, frame: Frame, state: Given, ticks: Sequence[Clock]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Updates by the formula of the gradient, with what does not change computed once."""
+    closed, rule, name = stage.objective.closed, stage.rule, stage.name
+    assert closed is not None
+    assert rule is not None
+    own, memory = theta[name].clone(), {n: x.clone() for n, x in state.items()}
+    with torch.no_grad():
+        slope = closed.slope({**theta, name: own}, frame)
+        assert not isinstance(slope, Slope)  # C, which is not recorded
+        for tick in ticks:
+            grad = slope()
+            if grad.data_ptr() == own.data_ptr():
+                grad = own.clone()
+            options = stage.options.at(tick, {**theta, name: own})
+            found, memory = rule.update(own, grad, memory, tick.update, options, InPlace)
+            if found is not own:
+                own.copy_(found)
+    return own, memory
+
+
+def _clock(arguments: Arguments, stage: Stage, update: int) -> Callable[[Given], Clock]:
+    """The number of an update and its rates, among the scalars."""
+    at = arguments.scalar(float(update))
+    rates = {key: arguments.scalar(rate) for key, rate in stage.options.scheduled(update).items()}
+    dtype = stage.theta[stage.name].dtype
+
+    def clock(given: Given) -> Clock:
+        scalars = given["scalars"]
+        return Clock(scalars[at], {key: scalars[k].to(dtype) for key, k in rates.items()})
+
+    return clock
+
+
+def _guard(arguments: Arguments, stage: Stage) -> None:
+    """What the functions of a level depend on besides tensors, and tensors that nobody copies."""
+    objective, networks = stage.objective, stage.linked.networks
+    frozen = stage.state.buffers[stage.name]["frozen"]
+    arguments.constants[f"frozen/{stage.name}"] = frozen
+    arguments.key += [
+        stage.name,
+        repr(sorted(stage.options.fixed.items())),
+        id(objective.closed),
+        id(objective.around),
+        objective.once,
+    ]
+    modules = [networks[n].module for n in objective.networks]
+    arguments.key += [(m.training, repr(attributes(m))) for m in modules]
+
+
+def _frame(arguments: Arguments, prefix: str, feed: Feed, frame: Frame) -> Callable[[Given], Frame]:
+    """A frame out of what is given: its batches among the arguments, whole data sets where they
+    lie.
+    """
+    columns: dict[tuple[str, str], str] = {}
+    fixed: dict[tuple[str, str], Tensor] = {}
+    for key, column in frame.columns.items():
+        if feed.columns.get(key) is column:
+            fixed[key] = arguments.constants[f"{prefix}/{key}"] = column
+        else:
+            columns[key] = f"{prefix}/{key}"
+            arguments.tensors[columns[key]] = column
+    tasks = {
+        level: [_named(arguments, f"{prefix}/{level}/{i}", task) for i, task in enumerate(rows)]
+        for level, rows in frame.tasks.items()
+    }
+    buffers = {
+        owner: _named(arguments, f"{prefix}/{owner}", held)
+        for owner, held in frame.buffers.items()
+        if "frozen" not in held
+    }
+    # frozen variables are constants: see `_guard`
+    frozen = {owner: held for owner, held in frame.buffers.items() if "frozen" in held}
+    for owner, held in frozen.items():
+        arguments.constants |= {f"{owner}/{n}": x for n, x in held.items()}
+    if frame.seed:
+        arguments.seeds.append(frame.seed)
+    seed = frame.seed
+
+    def build(given: Given) -> Frame:
+        return Frame(
+            {**fixed, **{key: given[n] for key, n in columns.items()}},
+            {
+                level: tuple({c: given[n] for c, n in task.items()} for task in rows)
+                for level, rows in tasks.items()
+            },
+            seed=seed,
+            buffers={
+                **frozen,
+                **{o: {b: given[n] for b, n in held.items()} for o, held in buffers.items()},
+            },
+        )
+
+    return build
+
+
+def _named(arguments: Arguments, prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Tensors among the arguments, by the names that they have there."""
+    names = {key: f"{prefix}/{key}" for key in tensors}
+    arguments.tensors |= {names[key]: x for key, x in tensors.items()}
+    return names
+
+
+def _lower(arguments: Arguments, stage: Stage, lower: Lower) -> Callable[[Given], Lower]:
+    """A level below the root out of what is given."""
+    prefix = f"lower/{stage.name}"
+    dtype = stage.theta[stage.name].dtype
+    rate: int | None = None
+    if isinstance(lower.lr, Tensor):
+        arguments.tensors[f"{prefix}/lr"] = lower.lr
+    elif lower.lr is not None:
+        rate = arguments.scalar(lower.lr)
+    if lower.scale is not None:
+        arguments.tensors[f"{prefix}/scale"] = lower.scale
+    path = None if lower.trajectory is None else _path(arguments, stage)
+    bare = replace(lower, lr=None, scale=None, trajectory=None)
+
+    def build(given: Given) -> Lower:
+        lr = given.get(f"{prefix}/lr")
+        return replace(
+            bare,
+            lr=lr if rate is None else given["scalars"][rate].to(dtype),
+            scale=given.get(f"{prefix}/scale"),
+            trajectory=None if path is None else path(given),
+        )
+
+    return build
+
+
+def _path(arguments: Arguments, stage: Stage) -> Callable[[Given], Trajectory]:
+    """The recorded steps of a level: where they begin, and what each of them saw."""
+    path, prefix = stage.trajectory, f"path/{stage.name}"
+    assert path is not None
+    records, names = list(path.records), {}
+    arguments.key += [prefix, len(records), path.dropped > 0, path.copied]
+    if records:
+        assert records[0].theta is not None
+        assert records[0].state is not None
+        arguments.tensors[f"{prefix}/theta"] = records[0].theta
+        names = _named(arguments, f"{prefix}/state", records[0].state)
+    fixed = stage.feed.fixed
+    frames = [
+        _frame(arguments, f"{prefix}/{k}", stage.feed, r.frame)
+        for k, r in enumerate(records[:1] if fixed else records)
+    ]
+    # most steps saw the same variables below: one argument for each tensor
+    places: dict[int, str] = {}
+    below = []
+    for r in records:
+        for n, x in r.below.items():
+            if id(x) not in places:
+                places[id(x)] = f"{prefix}/below/{len(places)}/{n}"
+                arguments.tensors[places[id(x)]] = x
+        below.append({n: places[id(x)] for n, x in r.below.items()})
+    clocks = [_clock(arguments, stage, r.count) for r in records]
+    dropped, copied = path.dropped, path.copied
+
+    def build(given: Given) -> Trajectory:
+        made: deque[Record] = deque()
+        views = [frame(given) for frame in frames]
+        for k, clock in enumerate(clocks):
+            first = not k
+            made.append(
+                Record(
+                    given[f"{prefix}/theta"] if first else None,
+                    {n: given[a] for n, a in names.items()} if first else None,
+                    views[0] if fixed else views[k],
+                    {n: given[a] for n, a in below[k].items()},
+                    clock(given),  # type: ignore[arg-type]
+                )
+            )
+        return replace(path, records=made, dropped=dropped, copied=copied)
+
+    return build
