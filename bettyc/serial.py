@@ -94,6 +94,7 @@ def _classes() -> dict[str, type]:
         plan.Solve,
         plan.Repeat,
         plan.Candidate,
+        plan.Captured,
         plan.Kernel,
         plan.LevelPlan,
         plan.Cost,
