@@ -5,7 +5,7 @@ Converges for positive definite H; after k steps the error in the H-norm is at m
 start; four vectors of memory besides the product's.
 
 On the CPU the loop ends as soon as the solve has stopped; a product with a method `solve`, such as
-`Product` of xt_phi_x.py, runs all of it in one call of native.c (cg_pass.py).
+`Product` of xt_phi_x.py, runs all of it in one call of native.c (solves.py).
 On a GPU nothing is read back inside the solve: convergence is tested on the device, steps after it
 change nothing, and the host, which runs ahead, looks at a copy of the stop code every CHECK steps.
 
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bettyc.kernels import capture, cg_pass, cg_precond, cg_single, cg_update
+from bettyc.kernels import capture, cg_precond, cg_single, cg_update, solves
 from bettyc.kernels.cg_update import CONVERGED, CURVATURE, NOT_FINITE, RUNNING
 
 Matvec = Callable[[Tensor], Tensor]
@@ -141,14 +141,14 @@ def cg(
     precond: Matvec | None = None,
     method: Literal["classic", "single"] = "classic",
     certify: bool = False,
-) -> tuple[Tensor, Info | cg_pass.Info]:
+) -> tuple[Tensor, Info | solves.Info]:
     """x with |b - (H + damping I) x| <= tol |b|, and how the solve went.
 
     matvec: v -> H v on (n,) tensors; the result may be a buffer that the next call overwrites, and
     v is overwritten after the call. b: (n,), float32 or float64, contiguous. max_iters: 10 n, at
     most 1000, where None. precond: v -> M v, M an approximate inverse. method: "single" has one
-    reduction per step (cg_single.py). certify: spend a product on the true residual where that
-    comes with the solve, as `certificate` of what is returned. b and x0 are left as they are.
+    reduction per step (cg_single.py). certify: say what the true residual is where that comes
+    with the solve, as `certificate` of what is returned. b and x0 are left as they are.
     Raises ValueError for operands that the kernels cannot take.
     """
     if b.dim() != 1:
@@ -161,7 +161,7 @@ def cg(
     waiting = not capture.underway()
     whole = getattr(matvec, "solve", None) if b.device.type == "cpu" and waiting else None
     if whole is not None and precond is None and method == "classic":
-        found: tuple[Tensor, cg_pass.Info] | None = whole(
+        found: tuple[Tensor, solves.Info] | None = whole(
             b, tol=tol, max_iters=steps, damping=damping, x0=x0, certify=certify
         )
         if found is not None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bettyc.kernels import blas, native
+from bettyc.kernels import blas, native, solves
 
 REALS = {torch.float32: "float", torch.float64: "double"}
 HEAD = """#define REAL {real}
@@ -62,7 +62,22 @@ class Function:
         """operands: one per pointer, with anything at the `positions` of the results."""
         state = self._spare.pop() if self._spare else self._state()
         pointers = state.pointers
-        held = []  # copies live as long as the call
+        copies = self._point(pointers, operands)
+        made = tuple(torch.empty(shape, dtype=self._dtype) for shape in self._results)
+        for k, tensor in zip(positions, made, strict=True):
+            pointers[k] = tensor.data_ptr()
+        self.call(state)
+        del copies  # which had to live until here
+        self._spare.append(state)
+        return made
+
+    def call(self, state: State) -> None:
+        """Compute, all addresses being there."""
+        self._entry(state.pointers, state.scratch.data_ptr(), self._gemm)
+
+    def _point(self, pointers: Any, operands: Sequence[Tensor | None]) -> list[Tensor]:
+        """Fill in the addresses; gives the copies that had to be made."""
+        held = []
         for k, tensor in enumerate(operands):
             if tensor is None:
                 continue
@@ -70,16 +85,56 @@ class Function:
                 tensor = tensor.to(self._types[k]).contiguous()
                 held.append(tensor)
             pointers[k] = tensor.data_ptr()
-        made = tuple(torch.empty(shape, dtype=self._dtype) for shape in self._results)
-        for k, tensor in zip(positions, made, strict=True):
-            pointers[k] = tensor.data_ptr()
-        self._entry(pointers, state.scratch.data_ptr(), self._gemm)
+        return held
+
+    def matrix(
+        self, operands: Sequence[Tensor | None], v_at: int, out_at: int, size: int
+    ) -> BoundFormula:
+        """H as v -> H v: the function with all operands but two, which stand at v_at and out_at."""
+        state = self._spare.pop() if self._spare else self._state()
+        held = [*operands, *self._point(state.pointers, operands)]
+        matrix = solves.Matrix(
+            function=ctypes.cast(self._entry, ctypes.c_void_p),
+            operands=ctypes.addressof(state.pointers), scratch=state.scratch.data_ptr(),
+            gemm=self._gemm, n=size, v_at=v_at, out_at=out_at, threads=native.threads(),
+        )  # fmt: skip
+        return BoundFormula(self, matrix, state, held, self._dtype)
+
+    def spare(self, state: State) -> None:
+        """Take back what a call used."""
         self._spare.append(state)
-        return made
 
     def _state(self) -> State:
         pointers = (ctypes.c_void_p * max(1, len(self._types)))()
         return State(pointers, torch.empty(self._scratch, dtype=self._dtype))
+
+
+class BoundFormula:
+    """A function as the matrix of a solve (solves.py). Nothing of it is copied: the operands must
+    stay as they are.
+    """
+
+    def __init__(
+        self, function: Function, matrix: solves.Matrix, state: State, held: Any, dtype: torch.dtype
+    ) -> None:
+        self._function, self._state, self._held = function, state, held
+        self._matrix, self._dtype = matrix, dtype
+
+    def into(self, v: Tensor, out: Tensor) -> Tensor:
+        """H v in `out`, both (n,), contiguous and apart."""
+        pointers, matrix = self._state.pointers, self._matrix
+        pointers[matrix.v_at], pointers[matrix.out_at] = v.data_ptr(), out.data_ptr()
+        self._function.call(self._state)
+        return out
+
+    def solve(self, entry: str, *arguments: Any) -> None:
+        """A solve of native.c; the caller keeps what the arguments point to."""
+        native.functions(self._dtype)[entry](ctypes.byref(self._matrix), *arguments)
+
+    def release(self) -> None:
+        """Hold the operands no longer."""
+        self._held = None
+        self._function.spare(self._state)
 
 
 def source(text: str, dtype: torch.dtype) -> str:

@@ -58,6 +58,17 @@ struct pass {
     const void *vt, *panels; /* panels: X once more, or NULL */
 };
 
+/* H for a solver, as v -> H v: a pass over the data, or a function of formula.py, whose operands v and H v are
+ * among its others. solves.py fills it. */
+struct matrix {
+    struct pass *pass; /* or NULL */
+    void (*function)(void *const *operands, void *scratch, void *gemm);
+    void **operands;
+    void *scratch, *gemm;
+    long n, v_at, out_at;
+    int threads;
+};
+
 /* Vectors, and columns per tile: as many as leave no register out. WIDE_TILE: of the products with V, two rows
  * at a time. */
 #ifdef __AVX512F__
@@ -100,13 +111,14 @@ enum { AHEAD = 4, STRETCH = 4096 };
 static long part_size(long n) { return MAX(PART, (n + MAX_PARTS - 1) / MAX_PARTS); }
 static long part_count(long n) { return (n + part_size(n) - 1) / part_size(n); }
 
-/* As in cg.py. */
-enum { RITZ_STEPS = 200 };
+/* As in cg.py and, for FEW, in runtime/strategies/cg.py. */
+enum { RITZ_STEPS = 200, FEW = 10 };
 
-/* The smallest eigenvalue of the Lanczos matrix behind conjugate gradient's alpha and beta, by bisection on
- * the number of negative pivots; NaN without a step. */
-static double least_ritz(const double *steps, long count) {
-    double diagonal[RITZ_STEPS], square[RITZ_STEPS], low = INFINITY, high = INFINITY;
+/* The smallest or the largest eigenvalue of the Lanczos matrix behind conjugate gradient's alpha and beta, by
+ * bisection on the number of negative pivots; NaN without a step. */
+static double ritz(const double *steps, long count, int largest) {
+    double diagonal[RITZ_STEPS], square[RITZ_STEPS], low = INFINITY, high = -INFINITY;
+    const long wanted = largest ? count : 1;
     for (long i = 0; i < count; i++) {
         const double alpha = i ? steps[2 * i - 2] : 1, beta = i ? MAX(steps[2 * i - 1], 0) : 0;
         diagonal[i] = 1 / steps[2 * i] + beta / alpha;
@@ -114,19 +126,19 @@ static double least_ritz(const double *steps, long count) {
     }
     for (long i = 0; i < count; i++) { /* Gershgorin's circles */
         const double around = sqrt(square[i]) + (i + 1 < count ? sqrt(square[i + 1]) : 0);
-        low = MIN(low, diagonal[i] - around), high = MIN(high, diagonal[i]);
+        low = MIN(low, diagonal[i] - around), high = MAX(high, diagonal[i] + around);
     }
     while (count && high - low > 2.3e-16 * (fabs(low) + fabs(high))) {
         const double middle = low + (high - low) / 2;
-        int below = 0;
+        long below = 0;
         double pivot = 1;
         if (middle <= low || middle >= high) break;
-        for (long i = 0; i < count && !below; i++) {
+        for (long i = 0; i < count && below < wanted; i++) {
             pivot = diagonal[i] - middle - square[i] / pivot;
-            below = pivot < 0;
+            below += pivot < 0;
             if (pivot == 0) pivot = 1e-300;
         }
-        if (below)
+        if (below >= wanted)
             high = middle;
         else
             low = middle;

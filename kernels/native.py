@@ -49,7 +49,8 @@ _P, _L, _I, _D = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_double
 SIGNATURES: dict[str, tuple[tuple[type, ...], type | None]] = {
     "one_pass": ((_P,), None),
     "descend": ((_P, _P, _P, _D, _L), None),
-    "cg_pass": ((_P, _P, _P, _P, _D, _D, _L, _I, _I, _P, _P), None),
+    "cg_solve": ((_P, _P, _P, _P, _D, _D, _L, _I, _I, _P, _P), None),
+    "neumann_solve": ((_P, _P, _P, _P, _D, _L, _D, _P), None),
     "cg_step": ((_P, _P, _P, _P, _D, _L, _P, _P, _L, _L, _I), _I),
     "sum_squares": ((_P, _L, _I), _D),
     "neumann_update": ((_P, _P, _P, _D, _L, _I, _P), None),

@@ -78,47 +78,60 @@ static double NAME(dot)(const REAL *p, const REAL *q, long n) {
     return s;
 }
 
-/* A whole solve (H + damping I) u = a by cg_step, H being the pass; from u where `warm`, else from zero.
- * work: 3 d k elements. history: 2 * steps. certify: spend a product on the true residual.
+static void NAME(apply)(struct matrix *m, const REAL *v, REAL *q) {
+    if (m->pass) {
+        m->pass->v = v, m->pass->out = q;
+        NAME(one_pass)(m->pass);
+    } else {
+        m->operands[m->v_at] = (void *)v, m->operands[m->out_at] = q;
+        m->function(m->operands, m->scratch, m->gemm);
+    }
+}
+
+/* A whole solve (H + damping I) u = a by cg_step, from u where `warm`, else from zero. work: 3 n elements.
+ * history: 2 * steps. certify: say what the true residual is, for a product where rounding may have moved it.
  * found: |a|^2, |r|^2 of the recursive residual, the stop code, steps, products, the smallest Ritz value of
  * H (NaN without a step), |a - H u|^2, |a - H u - damping u|^2, u.u, u.H u; the last four where certified. */
-void NAME(cg_pass)(struct pass *j, const REAL *a, REAL *u, REAL *work, double damping, double tol, long steps,
-                   int warm, int certify, double *history, double *found) {
-    const long n = j->d * j->k;
+void NAME(cg_solve)(struct matrix *m, const REAL *a, REAL *u, REAL *work, double damping, double tol, long steps,
+                    int warm, int certify, double *history, double *found) {
+    const long n = m->n;
     REAL *r = work, *p = work + n, *q = work + 2 * n;
     const double aa = NAME(dot)(a, a, n), goal = tol * sqrt(aa);
     const REAL shift = (REAL)damping;
     double state[8] = {0, goal * goal, RUNNING, 0, 0, goal * goal, RUNNING, 0};
     long products = 0, k = 0;
-    j->out = q;
     if (aa == 0 || !warm) memset(u, 0, sizeof(REAL) * (size_t)n);
     memcpy(r, a, sizeof(REAL) * (size_t)n);
     if (aa != 0 && warm) {
-        j->v = u, products++;
-        NAME(one_pass)(j);
+        NAME(apply)(m, u, q), products++;
         for (long i = 0; i < n; i++) r[i] = a[i] - q[i] - shift * u[i];
     }
     memcpy(p, r, sizeof(REAL) * (size_t)n);
-    j->v = p;
     state[0] = NAME(dot)(r, r, n);
     state[2] = state[0] <= state[1];
     while (k < steps && state[4 * (k % 2) + 2] == RUNNING) {
-        NAME(one_pass)(j);
-        NAME(cg_step)(u, r, p, q, damping, n, state, history, steps, k++, j->threads), products++;
+        NAME(apply)(m, p, q), products++;
+        NAME(cg_step)(u, r, p, q, damping, n, state, history, steps, k++, m->threads);
     }
     const double *end = state + 4 * (k % 2), rr = NAME(dot)(r, r, n);
+    const long taken = MIN((long)end[3], RITZ_STEPS);
     found[0] = aa, found[1] = rr, found[3] = end[3];
     found[2] = end[2] == RUNNING && rr <= end[1] ? CONVERGED : end[2];
-    found[5] = least_ritz(history, MIN((long)end[3], RITZ_STEPS)) - damping;
+    found[5] = ritz(history, taken, 0) - damping;
     if (certify && aa != 0) {
-        double left = 0, damped = 0;
-        j->v = u, products++;
-        NAME(one_pass)(j);
+        double left = 0, damped = 0, along = 0;
+        const double uu = NAME(dot)(u, u, n);
+        /* The recursive residual differs from the true one by rounding alone; see _without_rounding of
+         * runtime/strategies/cg.py. */
+        const double apart = FEW * end[3] * EPS * (taken ? ritz(history, taken, 1) : 0) * sqrt(uu);
+        const int known = !warm && 10 * apart <= sqrt(rr) && isfinite(apart);
+        if (!known) NAME(apply)(m, u, q), products++;
         for (long i = 0; i < n; i++) {
-            const REAL s = a[i] - q[i], t = s - shift * u[i];
+            const REAL t = known ? r[i] : a[i] - q[i] - shift * u[i], s = known ? r[i] + shift * u[i] : a[i] - q[i];
             left += (double)s * s, damped += (double)t * t;
+            along += (double)u[i] * (known ? a[i] - s : q[i]);
         }
-        found[6] = left, found[7] = damped, found[8] = NAME(dot)(u, u, n), found[9] = NAME(dot)(u, q, n);
+        found[6] = left, found[7] = damped, found[8] = uu, found[9] = along;
     }
     found[4] = (double)products;
 }
@@ -144,6 +157,31 @@ void NAME(neumann_update)(REAL *v, REAL *total, const REAL *q, double lr, long n
     RUN(neumann, .a = v, .b = total, .p = q, .s = {(REAL)lr}, .sums = sums);
     found[0] = found[1] = 0;
     for (long t = 0; t < part_count(n); t++) found[0] += sums[2 * t], found[1] += sums[2 * t + 1];
+}
+
+/* u = lr sum of (I - lr H)^k a for k < terms. work: 2 n elements. It stops where a term is larger than the
+ * first by more than rounding, or by `growth` where curvature was negative.
+ * found: |a|, the least Rayleigh quotient (infinite without a product), |last term|, products, whether it
+ * stopped. */
+void NAME(neumann_solve)(struct matrix *m, const REAL *a, REAL *u, REAL *work, double lr, long terms,
+                         double growth, double *found) {
+    const long n = m->n;
+    REAL *term = work, *q = work + n;
+    const REAL rate = (REAL)lr;
+    double sums[2], size = sqrt(NAME(dot)(a, a, n));
+    const double first = size * fabs(lr);
+    found[0] = size, found[1] = INFINITY, found[3] = found[4] = 0;
+    /* the series of lr a: no sum has to be scaled in the end */
+    for (long i = 0; i < n; i++) u[i] = term[i] = rate * a[i];
+    size = first;
+    for (long k = 1; k < terms && first > 0 && !found[4]; k++) {
+        NAME(apply)(m, term, q), found[3]++;
+        NAME(neumann_update)(term, u, q, lr, n, m->threads, sums);
+        if (size > 0) found[1] = MIN(found[1], sums[0] / (size * size)); /* a term may become 0 */
+        size = sqrt(sums[1]);
+        found[4] = !(size <= first * (found[1] < 0 ? growth : 1 + 1e-3));
+    }
+    found[2] = lr ? size / fabs(lr) : found[0];
 }
 
 static void NAME(square)(const REAL *restrict v, long lo, long hi, double *part) {

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bettyc.kernels import dispatch, fixed_pass, native, panels, tuning
+from bettyc.kernels import dispatch, fixed_pass, native, panels, solves, tuning
 from bettyc.kernels.rows import KINDS, Instruction, Program, Rows
 
 PARTS = 32  # shares of the rows that CPU cores take in turn
@@ -207,6 +207,11 @@ class Pass:
             keep=(_I * max(1, len(program.keep)))(*program.keep), keep_at=self._keep_at,
         )  # fmt: skip
         self._where = ctypes.byref(self._struct)
+        self._matrix = ctypes.byref(
+            solves.Matrix(
+                pass_=ctypes.addressof(self._struct), n=self.size, threads=native.threads()
+            )
+        )
         self.home: list[Pass] | None = None
         self._generic = self._entries = native.functions(dtype)
         self._fixed: Mapping[str, Any] | None = None
@@ -298,9 +303,9 @@ class Pass:
         self._call(self._where)
         return out
 
-    def solve(self, *arguments: Any) -> None:
-        """`cg_pass` of native.c with this product; the caller keeps what the arguments point to."""
-        self._entries["cg_pass"](self._where, *arguments)
+    def solve(self, entry: str, *arguments: Any) -> None:
+        """A solve of native.c with this product; the caller keeps what the arguments point to."""
+        self._entries[entry](self._matrix, *arguments)
 
     def descend(self, v: Tensor, lr: float, steps: int, before: Tensor | None = None) -> None:
         """`steps` times v -= lr * the product at v, in one call. v: contiguous. before: like v,

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bettyc.kernels import cg_pass, checks, dispatch, xt_phi_x_triton
+from bettyc.kernels import checks, dispatch, solves, xt_phi_x_triton
 from bettyc.kernels import phi as rows
 from bettyc.kernels.one_pass import MAX_COLUMNS, Pass
 from bettyc.kernels.phi import Centred, Diagonal, GaussNewton, Phi, Softmax
@@ -113,8 +113,8 @@ class Product:
         checks.vectors("xt_phi_x", v=v, out=self._out)
         return dispatch.run("xt_phi_x", WAYS, v, self._task, v, self._out)
 
-    def solve(self, b: Tensor, **options: Any) -> tuple[Tensor, cg_pass.Info] | None:
-        """A whole solve with this product in one call of native.c (cg_pass.py). None where there is
+    def solve(self, b: Tensor, **options: Any) -> tuple[Tensor, solves.Info] | None:
+        """A whole solve with this product in one call of native.c (solves.py). None where there is
         no such call: then step by step.
         """
         out = self._out
@@ -122,7 +122,7 @@ class Product:
         if way != "native" or out.dim() != 1 or not has_native(self._task, out):
             return None
         checks.vectors("xt_phi_x", b=b, out=out)
-        return cg_pass.cg_pass(_pass(self._task, b), b, **options)
+        return solves.cg(_pass(self._task, b), b, **options)
 
 
 def check(x: Tensor, v: Tensor, phi: Phi, ridge: Tensor | None, precision: str) -> None:

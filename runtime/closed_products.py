@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bettyc.kernels import dispatch
+from bettyc.kernels.formula import BoundFormula
 from bettyc.kernels.one_pass import Pass
 from bettyc.kernels.xt_phi_x import Product
 from bettyc.runtime import passes
 from bettyc.runtime.closed_text import Function, Texts, Theta
+from bettyc.runtime.compiled import Native
 from bettyc.runtime.objective import Frame
 
 
@@ -30,7 +33,7 @@ class ClosedProducts:
         self._own = theta[closed.level]
         self.size = self._own.numel()
         prologue, self._hessian, self._cross = functions
-        self._pass: Pass | Product | None = None
+        self._pass: Pass | Product | BoundFormula | None = None
         self._fixed = prologue.at(theta, frame)
         self._first: tuple[Tensor, Tensor] | None = None
 
@@ -58,7 +61,7 @@ class ClosedProducts:
     def hvp(self, v: Tensor) -> Tensor:
         """H v, shape (size,), for v of that shape."""
         self.count += 1
-        if isinstance(self._pass, Pass) and v.is_contiguous():
+        if isinstance(self._pass, Pass | BoundFormula) and v.is_contiguous():
             return self._pass.into(v, torch.empty_like(v))
         closed, theta = self._closed, self._theta
         out = closed.memory(theta, [closed.level])
@@ -66,20 +69,32 @@ class ClosedProducts:
         return closed._collected(theta, [closed.level], parts, out)[closed.level].flatten()
 
     def for_solver(self) -> passes.Curvature | None:
-        """H v in one call each, where it is one pass over the data that native.c computes."""
-        if self._pass is None and self._hessian.bound and self._covers():
-            v = torch.empty_like(self._own)
-            inputs = self._hessian.inputs(self._theta, self._frame, self._fixed, v)
-            self._pass = self._hessian.bound(*inputs)
+        """H v in one call each, where native.c can take it: one pass over the data, or a formula
+        that is compiled.
+        """
+        if self._pass is None and self._covers():
+            self._pass = self._bound()
         if self._pass is None:
             return None
-        ((slot, _),) = self._closed.leaves[self._closed.level]
+        slot, _ = self._closed.leaves[self._closed.level][0]
         return passes.Curvature(self._pass, slot.free, self._counted)
 
+    def _bound(self) -> Pass | Product | BoundFormula | None:
+        level = self._closed.level
+        if isinstance(self._hessian, Native):
+            if dispatch.way("cg_update", self._own) != "native":
+                return None
+            return self._hessian.matrix(self._theta, self._frame, self._fixed, level, self.size)
+        if self._hessian.bound is None or len(self._closed.leaves[level]) > 1:
+            return None
+        v = torch.empty_like(self._own)
+        inputs = self._hessian.inputs(self._theta, self._frame, self._fixed, v)
+        return self._hessian.bound(*inputs)
+
     def _covers(self) -> bool:
-        """Whether the one variable of the product is all of the level."""
+        """Whether the variables of the product are all of the level."""
         slots = [slot for slot, _ in self._closed.leaves[self._closed.level]]
-        return len(slots) == 1 and slots[0].stop - slots[0].start == self.size
+        return sum(slot.stop - slot.start for slot in slots) == self.size
 
     def _counted(self, products: int) -> None:
         self.count += products

@@ -39,9 +39,11 @@ class Native:
         text: str,
         packed: int | None,
         dtype: torch.dtype,
+        pointers: Sequence[str],
     ) -> None:
         self.function, self.inputs, self.text = function, inputs, text
         self._positions, self._packed, self._dtype = tuple(positions), packed, dtype
+        self._pointers = tuple(pointers)
 
     def at(
         self,
@@ -57,6 +59,20 @@ class Native:
         whole = torch.empty(self._packed, dtype=self._dtype)
         self.function(self.inputs(theta, frame, fixed, v, {"fixed": whole}), ())
         return (whole,)
+
+    def matrix(
+        self, theta: Theta, frame: Frame, fixed: Sequence[Tensor], level: str, size: int
+    ) -> formula.BoundFormula | None:
+        """A Hessian product of the level as the matrix of a solve; None where it does not depend on
+        its direction.
+        """
+        pointers = self._pointers
+        if "v" not in pointers:
+            return None
+        out = f'out["{level}"]'
+        out_at = pointers.index(out if out in pointers else "result[0]")
+        operands = self.inputs(theta, frame, fixed, None, {level: None})
+        return self.function.matrix(operands, pointers.index("v"), out_at, size)
 
 
 def available(linked: Linked) -> bool:
@@ -122,7 +138,7 @@ def write(
     )
     return Native(
         function, namespace[f"{name}_inputs"], positions, text + inputs,
-        size if packed else None, linked.dtype,
+        size if packed else None, linked.dtype, found.pointers,
     )  # fmt: skip
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from bettyc import emit
 from bettyc.emit import NOUNS
 from bettyc.expr import LEAVES, Graph, Node
-from bettyc.kernels import dispatch
-from bettyc.kernels.cg_pass import Info, cg_pass
+from bettyc.kernels import dispatch, solves
+from bettyc.kernels.formula import BoundFormula
 from bettyc.kernels.linear_pass import product
 from bettyc.kernels.one_pass import Pass, ready, takes
 from bettyc.kernels.rows import Rows
@@ -165,21 +165,33 @@ class Curvature:
     """H v for a solver, (size,) to (size,). counted: is told of products."""
 
     def __init__(
-        self, made: Pass | Product, shape: tuple[int, ...], counted: Callable[[int], None]
+        self,
+        made: Pass | Product | BoundFormula,
+        shape: tuple[int, ...],
+        counted: Callable[[int], None],
     ) -> None:
         self._pass, self._shape, self._counted = made, shape, counted
 
     def __call__(self, v: Tensor) -> Tensor:
         """The result may lie in a buffer that the next call overwrites."""
         self._counted(1)
-        if isinstance(self._pass, Pass):
-            return self._pass.into(v.contiguous(), torch.empty_like(v))
-        return self._pass(v.view(self._shape)).view(-1)
+        if isinstance(self._pass, Product):
+            return self._pass(v.view(self._shape)).view(-1)
+        v = v.contiguous()
+        return self._pass.into(v, torch.empty_like(v))
 
-    def solve(self, b: Tensor, **options: Any) -> tuple[Tensor, Info] | None:
-        """A whole solve in one call (kernels/cg_pass.py). None where there is no such call."""
-        if not isinstance(self._pass, Pass):
+    def solve(self, b: Tensor, **options: Any) -> tuple[Tensor, solves.Info] | None:
+        """A whole solve in one call (kernels/solves.py). None where there is no such call."""
+        if isinstance(self._pass, Product):
             return None
-        u, info = cg_pass(self._pass, b, **options)
+        u, info = solves.cg(self._pass, b, **options)
         self._counted(info.products)
         return u, info
+
+    def series(self, a: Tensor, **options: Any) -> solves.Series | None:
+        """A whole Neumann series in one call. None where there is no such call."""
+        if isinstance(self._pass, Product):
+            return None
+        found = solves.neumann(self._pass, a, **options)
+        self._counted(found.products)
+        return found

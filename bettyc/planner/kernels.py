@@ -16,6 +16,7 @@ from bettyc.plan import Kernel
 from bettyc.strategies import STRATEGIES
 from bettyc.types import Tensor
 
+WHOLE = "; where its formula is compiled (-O2), the whole solve is one call"
 ONCE = "compiled C on a CPU; on a GPU Triton, for weights and softmax; else torch, in two passes"
 
 
@@ -75,7 +76,7 @@ def _solve(strategy: Call, beside: str | None) -> list[Kernel]:
     if dict(strategy.named).get("precond") not in (None, "none"):
         return [Kernel("solve", "cg_precond", "vector updates in torch: it has a preconditioner")]
     if beside is not None:
-        return [Kernel("solve", "cg_update", f"vector updates fused: {steps}; {beside}")]
+        return [Kernel("solve", "cg_update", f"vector updates fused: {steps}; {beside}{WHOLE}")]
     reason = f"the whole solve is one call of C on a CPU; elsewhere cg_update: {steps}"
     return [Kernel("solve", "cg_pass", reason)]
 

@@ -41,11 +41,11 @@ CURVED = "curvature is not positive: the series does not converge; use minres"
 def solve(system: System, options: Neumann) -> Solution:
     """The sum of `terms` terms of the series."""
     a = system.rhs
-    if not float(a.norm()):
-        return Solution(torch.zeros_like(a), residual=0.0)
     lr, note = options.lr, ""
     found = series(system, lr, options.terms) if lr else None
     if found is None:
+        if not a.any():
+            return Solution(torch.zeros_like(a), residual=0.0)
         largest = largest_eigenvalue(system)
         if lr:
             note = f"the series diverges for lr = {lr:g}: lr = {1 / largest:.3g} is used instead"
@@ -115,10 +115,16 @@ def series(system: System, lr: float, terms: int) -> tuple[Tensor, float, float]
     """The truncated series, the least Rayleigh quotient of its terms, and the norm of the last one;
     None where a term grows although no curvature is negative, or beyond GROWTH times the first.
     """
-    term = system.rhs.clone(memory_format=torch.contiguous_format)
+    whole = getattr(system.for_solver(), "series", None)
+    if whole is not None:
+        found = whole(system.rhs.contiguous(), lr=lr, terms=terms, growth=GROWTH)
+        if found is not None:
+            return None if found.stopped else (found.total, found.least, found.residual)
+    # The series of lr a: no sum has to be scaled in the end.
+    term = (lr * system.rhs).contiguous()
     first = size = float(torch.linalg.vector_norm(term))
     total, least = term.clone(), math.inf
-    for _ in range(terms - 1):
+    for _ in range(terms - 1 if first else 0):
         along, square = neumann_update(term, total, system.product(term).contiguous(), lr)
         if size:
             least = min(least, along / size**2)
@@ -126,7 +132,7 @@ def series(system: System, lr: float, terms: int) -> tuple[Tensor, float, float]
         # For a symmetric H with eigenvalues in [0, 2/lr] no term is larger than the one before.
         if not size <= first * (GROWTH if least < 0 else 1 + 1e-3):
             return None
-    return total.mul_(lr), least, size
+    return total, least, size / abs(lr)
 
 
 def largest_eigenvalue(system: System, steps: int = 10) -> float:

@@ -1,23 +1,40 @@
-r"""A whole solve by conjugate gradient in one call of native.c, H being one pass over the data.
+r"""Whole solves in one call of native.c, where H is one pass over the data or a compiled formula.
 
-The recurrence is that of cg_update.py, with the bits of its steps. What a solve is asked for
-afterwards comes with it: the smallest Ritz value, and the true residual for one more product.
+Conjugate gradient is that of cg_update.py, with the bits of its steps. What a solve is asked for
+afterwards comes with it: the smallest Ritz value, and the true residual, for one more product
+where rounding may have moved it. The Neumann series is that of neumann_update.py, begun with lr a.
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from bettyc.kernels.cg_update import CONVERGED, CURVATURE, NOT_FINITE
 
-if TYPE_CHECKING:
-    from bettyc.kernels.one_pass import Pass
-
 _Found = ctypes.c_double * 10
+_P, _L = ctypes.c_void_p, ctypes.c_long
+
+
+class Matrix(ctypes.Structure):
+    """struct matrix of native.c."""
+
+    _fields_ = [
+        *((name, _P) for name in ("pass_", "function", "operands", "scratch", "gemm")),
+        *((name, _L) for name in ("n", "v_at", "out_at")),
+        ("threads", ctypes.c_int),
+    ]
+
+
+class Solvable(Protocol):
+    """A product that native.c can take by itself: `entry` is called with a `Matrix` first."""
+
+    def solve(self, entry: str, *arguments: object) -> None:
+        """Call a function of native.c; the caller keeps what the arguments point to."""
+        ...
 
 
 class Certificate(NamedTuple):
@@ -56,8 +73,8 @@ class Info(NamedTuple):
         return self.code == NOT_FINITE
 
 
-def cg_pass(
-    product: Pass,
+def cg(
+    product: Solvable,
     a: Tensor,
     *,
     tol: float,
@@ -75,6 +92,7 @@ def cg_pass(
     work = torch.empty(2 * max(max_iters, 1) + 3 * n, dtype=torch.float64)
     history, found = work.data_ptr(), _Found()
     product.solve(
+        "cg_solve",
         a.data_ptr(), u.data_ptr(), history + 16 * max(max_iters, 1), damping, tol, max_iters,
         x0 is not None, certify, history, found,
     )  # fmt: skip
@@ -92,3 +110,29 @@ def cg_pass(
         ritz if steps else None,
         certificate,
     )
+
+
+class Series(NamedTuple):
+    """A truncated Neumann series. size: |a|. least: the least Rayleigh quotient of its terms,
+    infinite without a product. residual: the norm of the last term. stopped: a term grew.
+    """
+
+    total: Tensor
+    size: float
+    least: float
+    residual: float
+    products: int
+    stopped: bool
+
+
+def neumann(product: Solvable, a: Tensor, *, lr: float, terms: int, growth: float) -> Series:
+    """lr * sum over k < terms of (I - lr H)^k a. growth: how much larger than the first a term may
+    be where curvature is negative. a: (n,), contiguous, left as it is.
+    """
+    total, found = torch.empty_like(a), _Found()
+    work = a.new_empty(2 * a.numel())
+    product.solve(
+        "neumann_solve", a.data_ptr(), total.data_ptr(), work.data_ptr(), lr, terms, growth, found
+    )
+    size, least, residual, products, stopped = found[:5]
+    return Series(total, size, least, residual, int(products), bool(stopped))
