@@ -1,4 +1,4 @@
-"""At -O2 a solve with a compiled Hessian product is one call of C: as step by step, and as dense."""
+"""At -O2 a solve with a compiled Hessian product is one call of C: as step by step, as dense."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ LEVELS = {
     ),
 }  # fmt: skip
 STRATEGIES = [
-    "cg(iters = 3)", "cg(iters = 3, damping = 0.2)", "cg(tol = 1e-11)", "cg(iters = 2, warm = true)",
-    "neumann(terms = 6, lr = 0.1)", "neumann(terms = 5)", "neumann(terms = 4, lr = 20.0)",
+    "cg(iters = 3)", "cg(iters = 3, damping = 0.2)", "cg(tol = 1e-11)",
+    "cg(iters = 2, warm = true)", "neumann(terms = 6, lr = 0.1)", "neumann(terms = 5)", "neumann(terms = 4, lr = 20.0)",
 ]  # fmt: skip
 
 
