@@ -42,7 +42,8 @@ LEVELS = {
 }  # fmt: skip
 STRATEGIES = [
     "cg(iters = 3)", "cg(iters = 3, damping = 0.2)", "cg(tol = 1e-11)",
-    "cg(iters = 2, warm = true)", "neumann(terms = 6, lr = 0.1)", "neumann(terms = 5)", "neumann(terms = 4, lr = 20.0)",
+    "cg(iters = 2, warm = true)", "neumann(terms = 6, lr = 0.1)", "neumann(terms = 5)",
+    "neumann(terms = 4, lr = 20.0)",
 ]  # fmt: skip
 
 
