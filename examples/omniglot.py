@@ -11,6 +11,7 @@ import io
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +23,9 @@ Task = dict[str, dict[str, Tensor]]
 
 
 def read(path: str | Path, size: int = SIZE) -> dict[str, Tensor]:
-    """By alphabet: (characters, drawings, 1, size, size), ink 1 and paper 0, averaged over the
-    pixels that become one. Raises ValueError where characters of an alphabet have unequal numbers
-    of drawings.
+    """By alphabet: (characters, drawings, 1, size, size), ink 1 and paper 0, each drawing by itself
+    framed by its ink. Raises ValueError where characters of an alphabet have unequal numbers of
+    drawings.
     """
     from PIL import Image
 
@@ -36,10 +37,23 @@ def read(path: str | Path, size: int = SIZE) -> dict[str, Tensor]:
                 continue
             alphabet, character = place.parts[-3:-1]
             with Image.open(io.BytesIO(archive.read(name))) as image:
-                ink = 1.0 - np.asarray(image.convert("L"), dtype=np.float32) / 255.0
-            small = F.adaptive_avg_pool2d(torch.from_numpy(ink)[None], size)
-            found.setdefault(alphabet, {}).setdefault(character, []).append(small)
+                small = np.asarray(_framed(image, size), dtype=np.float32) / 255.0
+            found.setdefault(alphabet, {}).setdefault(character, []).append(
+                torch.from_numpy(small)[None]
+            )
     return {name: _stacked(name, characters) for name, characters in found.items()}
+
+
+def _framed(image: Any, size: int) -> Any:
+    """The smallest square around the ink (255) and a ninth more, averaged to size x size pixels."""
+    from PIL import Image, ImageOps
+
+    ink = ImageOps.invert(image.convert("L"))
+    left, top, right, bottom = ink.getbbox() or (0, 0, *ink.size)
+    side = max(right - left, bottom - top) * 10 // 9
+    left, top = (left + right - side) // 2, (top + bottom - side) // 2
+    square = ink.crop((left, top, left + side, top + side))  # paper (0) beyond the page
+    return square.resize((size, size), Image.Resampling.BOX)
 
 
 def _stacked(name: str, characters: dict[str, list[Tensor]]) -> Tensor:

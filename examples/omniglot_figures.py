@@ -8,7 +8,7 @@ ZIP: images_background_small1.zip. `maml_loop`, `first_order_loop` and `imaml_lo
 algorithms as loops over tasks in plain torch (omniglot_loop.py): as many meta-steps from the same
 start on the same tasks. All trained starts are judged by the same plain torch on the same tasks;
 `nearest` is pixel nearest neighbour. Each run is kept in figures/omniglot/ as soon as it is done,
-with its accuracy on 100 tasks along the way, and left out when asked for again: a series that was
+with its accuracy on 100 tasks half the way, and left out when asked for again: a series that was
 cut off goes on where it was. A run ends after `--minutes` of its own CPU time, done or not.
 `error` is the standard error over the tasks. The table of examples/README.md is brought up to
 date. One thread.
@@ -37,7 +37,7 @@ README = HERE / "README.md"
 BEGIN, END = "<!-- omniglot: made by omniglot_figures.py -->", "<!-- end of omniglot -->"
 TITLES = {"maml": "MAML", "first_order": "first-order MAML", "imaml": "iMAML"}
 WAYS = ["nearest", *(way + end for way in TITLES for end in ("", "_loop"))]
-LOOKS = 4  # accuracies along the way
+LOOKS = 2  # parts of a training, an accuracy after each
 
 
 def program(given: argparse.Namespace, way: str) -> Run:
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=WAYS)
     parser.add_argument("--steps", type=int, default=0, help="in place of the program's")
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--tasks", type=int, default=1000)
+    parser.add_argument("--tasks", type=int, default=600)
     parser.add_argument("--held-out", default="Latin", help="an alphabet, or all in turn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--characters", type=int, default=5, help="of a task")

@@ -34,7 +34,9 @@ def omniglot(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Drawing d of character c has a square of ink in row c of a 105 x 105 page, d to the right."""
+    """Drawing d of character c has a square of ink in row c and column d + 1 of 6 x 6, and a dot in
+    two corners of these, d to the right and 2 d down of the corner of a 105 x 105 page.
+    """
     found = tmp_path / "images_background_small1.zip"
     with zipfile.ZipFile(found, "w") as archive:
         archive.writestr("images_background_small1/", "")
@@ -44,7 +46,10 @@ def path(tmp_path: Path) -> Path:
                 archive.writestr(folder, "")
                 for d in range(DRAWINGS):
                     page = Image.new("1", (105, 105), 1)
-                    page.paste(0, (15 * d, 15 * c, 15 * d + 15, 15 * c + 15))
+                    left, top = d + 15 * (d + 1), 2 * d + 15 * c
+                    page.paste(0, (left, top, left + 15, top + 15))
+                    for corner in (0, 89):
+                        page.putpixel((d + corner, 2 * d + corner), 0)
                     held = io.BytesIO()
                     page.save(held, "png")
                     archive.writestr(f"{folder}{700 + c:04}_{d + 1:02}.png", held.getvalue())
@@ -52,16 +57,18 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_drawings_by_alphabet_and_character(omniglot: Any, path: Path) -> None:
-    found = omniglot.read(path, size=7)
+    found = omniglot.read(path, size=20)
 
     assert {name: tuple(part.shape) for name, part in found.items()} == {
-        name: (count, DRAWINGS, 1, 7, 7) for name, count in CHARACTERS.items()
+        name: (count, DRAWINGS, 1, 20, 20) for name, count in CHARACTERS.items()
     }
     for c in range(5):
         for d in range(DRAWINGS):
-            page = torch.zeros(7, 7)
-            page[c, d] = 1.0  # ink is 1, and a square is one pixel of 7 x 7
-            torch.testing.assert_close(found["Latin"][c, d, 0], page)
+            # 90 x 90 pixels in a frame of 100: five by five become one, the first is margin
+            page = torch.zeros(20, 20)
+            page[3 * c + 1 : 3 * c + 4, 3 * d + 4 : 3 * d + 7] = 1.0  # ink is 1
+            page[1, 1] = page[18, 18] = 1 / 25
+            torch.testing.assert_close(found["Latin"][c, d, 0], page, rtol=0, atol=1 / 255)
 
 
 def test_tasks_hold_a_character_per_way_and_no_drawing_twice(omniglot: Any, path: Path) -> None:
@@ -74,9 +81,9 @@ def test_tasks_hold_a_character_per_way_and_no_drawing_twice(omniglot: Any, path
     assert task["query"]["y"].tolist() == [w for w in range(5) for _ in range(3)]
     drawings = torch.cat([task["support"]["x"], task["query"]["x"]]).flatten(1)
     assert len(drawings.unique(dim=0)) == 20
-    # rows of ink tell the character: a query lies in the row of its label's drawing
-    row = task["support"]["x"].sum(3).argmax(2).flatten() // 4
-    assert torch.equal(task["query"]["x"].sum(3).argmax(2).flatten() // 4, row.repeat_interleave(3))
+    # the row of most ink tells the character: a query lies in the row of its label's drawing
+    row = task["support"]["x"].sum(3).argmax(2).flatten()
+    assert torch.equal(task["query"]["x"].sum(3).argmax(2).flatten(), row.repeat_interleave(3))
     assert torch.equal(task["query"]["x"], tasks[3]["query"]["x"])
 
 
@@ -139,18 +146,23 @@ def test_the_loop_in_plain_torch_finds_the_start_that_bettyc_finds(
 ) -> None:
     if way == "imaml":  # on noise its systems have negative curvature, and are not left to cg
         given = asked("generated", "alphabet0")
-    ours, theirs = (list(find(given, way)) for find in (figures.trained, figures.looped))
+    ours, theirs = (
+        [{name: value.clone() for name, value in start.items()} for start in find(given, way)]
+        for find in (figures.trained, figures.looped)
+    )
     before = figures.start_of(figures.program(given, way))
 
     assert len(ours) == len(theirs) == 2
-    for name, value in theirs[-1].items():
+    for name in ours[0]:
         if name in ("0.bias", "3.bias", "6.bias", "9.bias"):
             continue  # the normalisation after them takes them out: their gradients are rounding
-        apart = (
-            ours[-1][name] - value
-        ).abs() > 1e-5  # Adam makes steps of rounding where g is near 0
-        assert apart.float().mean() < 1e-3, name
-        assert (value - before[name]).abs().max() > 1e-3
+        first = (ours[0][name] - theirs[0][name]).abs()
+        # Adam makes steps of rounding where a gradient is near 0
+        assert (first > 1e-5).float().mean() < 1e-3, name
+        # from the second update on, rounding decides on which side of 0 a ReLU is
+        moved = (theirs[1][name] - before[name]).norm()
+        assert moved > 1e-3
+        assert (ours[1][name] - theirs[1][name]).norm() < 0.1 * moved, name
 
 
 @pytest.mark.parametrize("way", ["maml", "first_order", "imaml"])
