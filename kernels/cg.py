@@ -80,6 +80,11 @@ class Info:
         return self._read[2]
 
     @property
+    def size(self) -> float:
+        """|b|."""
+        return float(self._tensors[3]) ** 0.5
+
+    @property
     def converged(self) -> bool:
         """Whether |r| <= tol |b|."""
         return self._read[0] == CONVERGED

@@ -26,7 +26,7 @@ enum { MAX_PARTS = 256, PART = 16384, MAX_SLOTS = 64 };
 /* Elements of the sum over the parts of a pass that a thread takes at a time; how many it takes to be shared. */
 enum { SUM_PART = 1024, SUM_WORTH = 1 << 16 };
 /* Rows of X in a panel (panels.py). */
-enum { PANEL = 64 };
+enum { PANEL = 128 };
 
 /* As in rows.py, in the same order. */
 enum { SLOT_PRODUCT, SLOT_COLUMN, SLOT_MATRIX, SLOT_LABELS, SLOT_SCALAR, SLOT_ROW, SLOT_BLOCKS };

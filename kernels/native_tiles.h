@@ -150,31 +150,31 @@ static void NAME(backward)(const REAL *first, const REAL *s, REAL *acc, long b, 
 }
 
 /* The same for one column on a panel: PANEL rows of X, transposed, so that vectors run along rows and no
- * sum goes across one. Missing rows are zeros. Four sums at a time: as many as the latency of a
- * multiplication takes. */
+ * sum goes across one. Missing rows are zeros. Eight sums at a time: as many as the latency of
+ * two multiplications takes. */
 static inline void NAME(panel_forward)(const REAL *panel, const REAL *v, REAL *z, long d) {
-    for (long first = 0; first < PANEL; first += 4 * LANES) {
-        NAME(vec) sum[4] = {{0}, {0}, {0}, {0}};
+    for (long first = 0; first < PANEL; first += 8 * LANES) {
+        NAME(vec) sum[8] = {{0}, {0}, {0}, {0}, {0}, {0}, {0}, {0}};
         for (long j = 0; j < d; j++) {
             const NAME(vec) u = ALL(v[j]);
-#pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) sum[i] += AT(panel + j * PANEL + first + i * LANES) * u;
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; i++) sum[i] += AT(panel + j * PANEL + first + i * LANES) * u;
         }
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) *(NAME(vec) *)(z + first + i * LANES) = sum[i];
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) *(NAME(vec) *)(z + first + i * LANES) = sum[i];
     }
 }
 
 /* lanes (d, LANES) += panel s, the sum over lanes being left to the end. */
 static inline void NAME(panel_backward)(const REAL *panel, const REAL *s, REAL *lanes, long d) {
-    for (long first = 0; first < PANEL; first += 4 * LANES) {
-        NAME(vec) factor[4];
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) factor[i] = AT(s + first + i * LANES);
+    for (long first = 0; first < PANEL; first += 8 * LANES) {
+        NAME(vec) factor[8];
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) factor[i] = AT(s + first + i * LANES);
         for (long j = 0; j < d; j++) {
             NAME(vec) sum = AT(lanes + j * LANES);
-#pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) sum += factor[i] * AT(panel + j * PANEL + first + i * LANES);
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; i++) sum += factor[i] * AT(panel + j * PANEL + first + i * LANES);
             *(NAME(vec) *)(lanes + j * LANES) = sum;
         }
     }

@@ -107,13 +107,14 @@ def ready(
 
 def takes(x: Tensor, v: Tensor, turned: bool = False) -> bool:
     """Whether native.c computes this."""
-    if x.device.type != "cpu" or x.dtype != v.dtype or not x.is_contiguous() or v.requires_grad:
-        return False
     return (
         dispatch.way("one_pass", x) == "native"
-        and columns(v, turned) <= MAX_COLUMNS
-        and v.numel() > 0
+        and x.dtype is v.dtype
+        and x.is_contiguous()
         and v.is_contiguous()
+        and not v.requires_grad
+        and 0 < columns(v, turned) <= MAX_COLUMNS
+        and v.numel() > 0
     )
 
 

@@ -293,7 +293,10 @@ def pull_through(system: System, options: Any) -> Found:
     solution = theirs.get(name, SOLVES[name])(system, options)
     u = solution.u.to(system.theta[system.level].dtype)
     cross = system.products.cross(u)
-    size, count = float(system.rhs.norm()), system.products.count
+    size = solution.size
+    if size is None:
+        size = float(torch.linalg.vector_norm(system.rhs))
+    count = system.products.count
     report = report_of_solve(system.level, system.root, name, solution, size, count, system.mu)
     return Found(cross, _by_differences(system, name, report), solution.memory)
 

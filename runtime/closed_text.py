@@ -170,7 +170,7 @@ class Texts(ABC):
             return torch.zeros_like(like)
         slot = self.leaves[level][0][0]
         if slot.stop - slot.start == like.shape[-1]:
-            return part.reshape(like.shape)
+            return part if part.shape == like.shape else part.reshape(like.shape)
         flat = torch.zeros_like(like)
         flat[..., slot.start : slot.stop] = part.reshape(*like.shape[:-1], -1)
         return flat

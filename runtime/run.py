@@ -71,7 +71,8 @@ class Losses(Mapping[str, float]):
     def __getitem__(self, name: str) -> float:
         if name not in self._known:
             loss, sign = self._losses[name]
-            self._known[name] = float(loss.detach().mean()) * sign
+            value = loss.detach()
+            self._known[name] = float(value if value.dim() == 0 else value.mean()) * sign
         return self._known[name]
 
     def known(self) -> list[float]:

@@ -22,7 +22,9 @@ def watch(stages: Sequence[Stage], losses: Iterable[float], step: int) -> None:
     """
     # A sum is finite only where every entry is; one that overflows is looked at again below.
     sums = [s.theta[s.name].sum() for s in stages]
-    if all(map(isfinite, losses)) and (not sums or isfinite(float(torch.stack(sums).sum()))):
+    if sums and sums[0].device.type != "cpu":
+        sums = [torch.stack(sums).sum()]  # to wait for the device once
+    if all(map(isfinite, losses)) and all(isfinite(float(x)) for x in sums):
         return
     for stage in stages:
         first = next(

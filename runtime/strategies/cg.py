@@ -43,10 +43,6 @@ FEW = 10  # in a bound of rounding: steps add up, and a product rounds more than
 def solve(system: System, options: CG) -> Solution:
     """u = (H + damping I)^-1 a by conjugate gradient."""
     a, damping = system.rhs, options.damping
-    size = float(torch.linalg.vector_norm(a))
-    if not size:
-        u = torch.zeros_like(a)
-        return Solution(u, residual=0.0, converged=True, memory=_kept(options, u))
     precond = preconditioner(system, options.precond, damping, options.probes)
     u, info = kernel.cg(
         system.for_solver(),
@@ -58,6 +54,9 @@ def solve(system: System, options: CG) -> Solution:
         precond=precond,
         certify=system.certify,
     )
+    size = info.size
+    if not size:
+        return Solution(u, residual=0.0, converged=True, memory=_kept(options, u), size=size)
     if info.breakdown:
         raise not_finite(system.level)
     if info.curvature:
@@ -84,6 +83,7 @@ def solve(system: System, options: CG) -> Solution:
         note=note,
         severe=severe,
         memory=_kept(options, u),
+        size=size,
     )
 
 

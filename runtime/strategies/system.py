@@ -169,7 +169,7 @@ class System:
 class Solution:
     """u of H u = a, and how it was found (see `Report`). residual: ||H u - a||, None if not known.
 
-    memory: what to hand back as `System.warm` next time.
+    memory: what to hand back as `System.warm` next time. size: ||a||, None if not known.
     """
 
     u: Tensor
@@ -180,6 +180,7 @@ class Solution:
     note: str = ""
     severe: bool = False
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    size: float | None = None
 
 
 @dataclass(frozen=True)
