@@ -35,6 +35,7 @@ SEEDS = {
     "learned_optimizer": 3,
     "learning_by_ignoring": 5,
     "learning_to_reweight": 5,
+    "lqr": 5,
     "meta_weight_net": 5,
     "meta_weight_net_resnet": 5,
     "pendulum": 3,
