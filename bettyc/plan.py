@@ -116,7 +116,8 @@ class Kernel:
 @dataclass(frozen=True)
 class Captured:
     """Whether a part of the work is recorded in a CUDA graph on a GPU. work: "steps", the updates
-    of the level in a row, or "adjoint", its hypergradient. reason: why not, empty where it is.
+    of the level in a row, "adjoint", its hypergradient, or "update", what is made of that. reason:
+    why not, empty where it is.
     """
 
     level: str

@@ -1,7 +1,8 @@
 """What of a run is recorded in CUDA graphs, as functions of tensors (`bettyc.runtime.graphs`):
 
     steps       updates of one level in a row, from its batches to its variables
-    adjoint     the hypergradient of a level: its gradient, every solve below it, the cross terms
+    adjoint     the hypergradient of a level: its gradient, every solve below it, the cross terms,
+                and what the level's update makes of it
 
 Between them Python decides: it draws batches, looks up learning rates, tells hooks and metrics, and
 reads what the solves report. All of that reaches the functions as arguments.
@@ -35,7 +36,8 @@ from bettyc.runtime.optimizers.arithmetic import InPlace
 from bettyc.runtime.optimizers.rate import Clock
 from bettyc.runtime.passes import Slope
 from bettyc.runtime.report import Hypergradient, Report
-from bettyc.runtime.stage import Stage
+from bettyc.runtime.slope import reason
+from bettyc.runtime.stage import Foreseen, Stage
 from bettyc.runtime.strategies import LAUNCHES
 from bettyc.runtime.strategies.launched import Left
 from bettyc.runtime.strategies.system import Solution, System
@@ -68,11 +70,18 @@ class Captured:
     def _now(self, level: str, work: str) -> str:
         """What only a run knows."""
         stage = self.stages[level]
+        if work == "update":
+            return self.why_not(level, "adjoint") if stage.trajectory is None else "it is replayed"
         if work == "steps" and stage.hooks is not None:
             return "hooks are told of every update"
-        for name in stage.objective.networks:
+        pulls = self._plan.sweep(level) if work == "adjoint" else ()
+        objectives = [self.stages[n].objective for n in (level, *(p.level for p in pulls))]
+        once = next(filter(None, map(reason, objectives)), "")
+        if once and work == "adjoint":
+            return f"products are differences of gradients, as torch says: {once}"
+        for name in dict.fromkeys(n for o in objectives for n in o.networks):
             network = stage.linked.networks[name]
-            if network.buffers:
+            if network.buffers and name.startswith(f"{level}."):
                 return f"an evaluation changes the buffers of `{name}`"
             if any(getattr(p, h, None) for p in network.module.modules() for h in HOOKS):
                 return f"`{name}` has hooks"
@@ -100,9 +109,7 @@ class Captured:
             for k, frame in enumerate(frames):
                 stage.trajectory.add(theta, memory, frame, below, first + k)
         stage.theta[name] = made.tensors["theta"]
-        state.optimizer[name] = {
-            n.removeprefix("state/"): x for n, x in made.tensors.items() if n.startswith("state/")
-        }
+        state.optimizer[name] = _under("state/", made.tensors)
         losses = made.tensors["losses"].unbind()
         stage.losses += [loop.UNSEEN] * (count - len(losses))
         stage.losses += losses
@@ -150,8 +157,12 @@ class Captured:
             self._settled.add(name)
             most = max((r.iterations for r in reports), default=0)
             self._budgets[name] = 16 * ceil((1.25 * most + 8) / 16)
-        kept = {n.removeprefix("memory/"): x for n, x in work.tensors.items() if "memory/" in n}
-        return Hypergradient(work.tensors["grad"], work.tensors["loss"], reports, kept)
+        tensors = work.tensors
+        if "theta" in tensors:
+            state = _under("state/", tensors)
+            self.stages[root].foreseen = Foreseen(tensors["grad"], tensors["theta"], state)
+        kept = _under("memory/", tensors)
+        return Hypergradient(tensors["grad"], tensors["loss"], reports, kept)
 
     def _otherwise(self, name: str) -> None:
         """A solve went another way than was recorded: perhaps it took more steps."""
@@ -183,6 +194,7 @@ class Captured:
         seen = {s.name: _frame(arguments, s.name, s.feed, frames[s.name]) for s in stages}
         under = {p.level: _lower(arguments, self.stages[p.level], lowers[p.level]) for p in pulls}
         budget = self._budgets.get(f"adjoint of {root}", BUDGET)
+        update = None if self.why_not(root, "update") else _update(arguments, self.stages[root])
 
         def function(given: Given) -> Work:
             pending: list[_Pending] = []
@@ -205,6 +217,8 @@ class Captured:
             left = [x.double().reshape(-1) for p in pending for x in p.left.values()]
             tensors = {"grad": found.grad, "loss": found.loss}
             tensors |= {f"memory/{n}": x for n, x in found.memory.items()}
+            if update is not None:
+                tensors |= update(given, found.grad)
             if left:
                 tensors["left"] = torch.cat(left)
             return Work(tensors, [p.bare() for p in pending])
@@ -283,8 +297,9 @@ def _steps(
     """The function of `Captured.steps`: updates number `first` and on."""
     name, count, fixed = stage.name, len(frames), stage.feed.fixed
     # a formula of an option may read any level
-    names = list(stage.theta if stage.options.formulas else stage.objective.reads)
-    arguments.tensors |= {f"theta/{n}": stage.theta[n] for n in dict.fromkeys([name, *names])}
+    others = stage.theta if stage.options.formulas else [r.level for r in stage.level.reads]
+    names = list(dict.fromkeys([name, *others]))
+    arguments.tensors |= {f"theta/{n}": stage.theta[n] for n in names}
     arguments.tensors |= {f"state/{n}": x for n, x in memory.items()}
     _guard(arguments, stage)
     seen = [
@@ -296,7 +311,7 @@ def _steps(
     arguments.key += [count]
 
     def function(given: Given) -> Work:
-        theta = {n: given[f"theta/{n}"] for n in dict.fromkeys([name, *names])}
+        theta = {n: given[f"theta/{n}"] for n in names}
         state = {n: given[f"state/{n}"] for n in kept}
         views = [build(given) for build in seen]
         ticks = [tick(given) for tick in clocks]
@@ -314,6 +329,26 @@ def _steps(
         return Work(tensors | {f"state/{n}": x for n, x in state.items()})
 
     return function
+
+
+def _update(arguments: Arguments, stage: Stage) -> Callable[[Given, Tensor], dict[str, Tensor]]:
+    """The update of a level with a gradient that is computed in the same function."""
+    memory = stage.state.optimizer[stage.name]
+    names = _named(arguments, "state", memory)
+    clock, levels = _clock(arguments, stage, stage.state.gradients[stage.name]), list(stage.theta)
+
+    def update(given: Given, grad: Tensor) -> dict[str, Tensor]:
+        theta = {n: given[f"theta/{n}"] for n in levels}
+        state = {key: given[n] for key, n in names.items()}
+        own, state = stage.advance(theta[stage.name], grad, state, clock(given), theta)
+        return {"theta": own, **{f"state/{n}": x for n, x in state.items()}}
+
+    return update
+
+
+def _under(prefix: str, tensors: Given) -> dict[str, Tensor]:
+    """The tensors whose names begin so, by the rest of their names."""
+    return {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
 
 
 def _slopes(

@@ -281,8 +281,8 @@ class Graphs:
     def _launch(self, name: str, graph: _Graph, function: Function, arguments: Arguments) -> Work:
         given = arguments.given(self.engine.device)
         with torch.no_grad():
-            for n, x in given.items():
-                graph.memory[n].copy_(x)
+            # one launch for all of a type
+            torch._foreach_copy_([graph.memory[n] for n in given], list(given.values()))
         if graph.checked < CHECKED:
             plain = self.engine.warm(lambda: function(given))[0]
             return self._compared(name, graph, arguments, plain)

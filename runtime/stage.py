@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,6 +54,14 @@ LARGE = 1 << 16
 
 # A gradient of the level at its present variables: (frame) -> loss, gradient; both detached.
 Gradient = Callable[[Frame], tuple[Tensor, Tensor]]
+
+
+class Foreseen(NamedTuple):
+    """What an update with this gradient gives, where it was computed together with it."""
+
+    gradient: Tensor
+    theta: Tensor
+    state: dict[str, Tensor]
 
 
 class Stage:
@@ -102,6 +110,7 @@ class Stage:
         self.stale = False  # a level above has moved since the last update
         self.solved: Solved | None = None
         self.gradient: Gradient = self.own_gradient
+        self.foreseen: Foreseen | None = None
         size = self.layout.size * (replicas or 1)
         self.ops: type[Pure] = InPlace if movable and not recorded and size >= LARGE else Pure
         self.trajectory = (
@@ -272,12 +281,14 @@ class Stage:
         if given is not None:
             self.theta[name] = self.layout.project(given)
             state.optimizer[name] = {k: v for k, v in memory.items() if k != "accumulated"}
+        elif self.foreseen is not None and self.foreseen.gradient is grad:
+            _, self.theta[name], state.optimizer[name] = self.foreseen
         else:
             self.theta[name], state.optimizer[name] = self.advance(
                 theta, grad, memory, count, self.theta, self.ops
             )
         state.gradients[name] = count + 1
-        self.stale = False
+        self.stale, self.foreseen = False, None
         if hooks is not None and moves:
             hooks.call("on_update", self._event(loss, grad))
         return True

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from bettyc.kernels import capture
 from bettyc.runtime.graphs import Recorded, Work
@@ -50,7 +50,14 @@ class Host(TorchFunctionMode):
         stays = kwargs.get("device") is None and isinstance(value, bool | int | float)
         if name in MAKING and not isinstance(value, Tensor) and not stays:
             raise NotPermitted(f"`{name}` copies to the device")
+        if func is torch.nn.functional.one_hot:
+            return _one_hot(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+def _one_hot(labels: Tensor, classes: int) -> Tensor:
+    """As torch does it on a GPU: without a look at the largest label, which it takes on a CPU."""
+    return (labels.unsqueeze(-1) == torch.arange(classes)).long()
 
 
 class Tape(TorchDispatchMode):
@@ -76,7 +83,9 @@ class Tape(TorchDispatchMode):
         fresh = [t for t in tree_leaves(out) if isinstance(t, Tensor) and _place(t) not in given]
         self._made |= {_place(t): t.untyped_storage() for t in fresh}
         if func._schema.is_mutable or fresh:
-            self.steps.append(("run", func, args, kwargs, out, {_place(t) for t in fresh}))
+            # shapes as they are now: `squeeze_` and its like change them later
+            step = tree_map_only(Tensor, Tensor.detach, (args, kwargs, out))
+            self.steps.append(("run", func, *step, {_place(t) for t in fresh}))
         return out
 
     def _refuse(self, func: Any, args: Any) -> None:
@@ -125,7 +134,7 @@ def _again(func: Any, args: Any, kwargs: Any, out: Any, fresh: set[int]) -> None
         found = func(*args, **kwargs)
         for old, new in zip(tree_leaves(out), tree_leaves(found), strict=True):
             if isinstance(old, Tensor) and _place(old) in fresh:
-                old.detach().copy_(new)
+                old.copy_(new)
 
 
 def _place(t: Tensor) -> int:

@@ -1,5 +1,6 @@
 """What of a program can be recorded in CUDA graphs: the updates of each level in a row, and the
-hypergradient of each level above others. A reason where it cannot: Python has to decide in between.
+hypergradient of each level above others, with the update that it is for. A reason where it cannot:
+Python has to decide in between.
 
 A run may find more, such as buffers of networks from Python (`bettyc.runtime.captured`).
 """
@@ -26,6 +27,8 @@ def graphs(
         if pulls:
             why = _adjoint(model, plan, pulls, by_name) or _betty(compat)
             found.append(Captured(plan.name, "adjoint", why))
+            if not why:
+                found.append(Captured(plan.name, "update", _updates(plan)))
         else:
             why = _steps(model.level(plan.name), plan) or _betty(compat)
             found.append(Captured(plan.name, "steps", why))
