@@ -270,7 +270,9 @@ class Graphs:
             plain, seeds = self.engine.warm(lambda: function(memory))
             draws = [arguments.seeds.index(seed) for seed in seeds]
             recorded, made = self.engine.record(lambda: function(memory), len(draws))
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:
+            # whatever CUDA, torch or the user's code does in a recording; what fails plainly too
+            # fails again, and says so
             self._fail(name, str(error).strip().splitlines()[0])
             return function(given)
         made = Work({n: x.detach() for n, x in made.tensors.items()}, made.host)

@@ -5,14 +5,17 @@ and reports after every update. CUDA graphs are stood in for by `tests/emulated_
 from __future__ import annotations
 
 from itertools import islice
+from typing import ClassVar
 
 import pytest
 import torch
 from emulated_graphs import Emulated
+from torch import nn
 from toys import RIDGE, classification, regression, start
 
 from bettyc.kernels import dispatch
 from bettyc.runtime import graphs
+from bettyc.runtime.hooks import Hooks
 
 STEPS = 7
 HYPERGRADS = {
@@ -233,16 +236,16 @@ def test_variables_and_options_that_somebody_assigns():
 CURVED = """
 mlo 0.1
 level fit {
-  var w : real[3] = ones
+  var w : real[3] = fill(0.3)
   minimize 0.25 * sum(w^4) - 0.5 * sum(tune.a * w^2) + 0.1 * sum(w)
-  optimizer = sgd(lr = 0.1)
+  optimizer = sgd(lr = 0.3)
   steps     = 1
   hypergrad = cg(damping = 1e-3)
 }
 level tune {
   var a : real[3] = fill(1)
   minimize sum((fit*.w - 1)^2)
-  optimizer = sgd(lr = 0.6)
+  optimizer = sgd(lr = 0.01)
 }
 run { steps = 20  precision = fp64 }
 """
@@ -254,6 +257,182 @@ def test_a_solve_that_meets_negative_curvature_is_taken_again():
     found = trajectory(run)
     same(found, trajectory(start(CURVED)))
     bent = ["minres" in report[1] for *_, reports in found for report in reports]
-    print(bent, run.cuda_graphs)
     assert any(bent)
     assert not all(bent)
+    assert run.captured.graphs.launches["adjoint of tune"] > 0
+
+
+TASKS = """
+mlo 0.1
+dim S = 5, Q = 4
+data tasks : { a: { x: real[S, 3], y: real[S, 2] }, b: { x: real[Q, 3], y: real[Q, 2] } }
+  from memory()
+def mse(p, y) = mean((p - y)^2)
+level adapt foreach t in tasks(batch = 4) {
+  module net = mlp([3, 8, 2], act = tanh)
+  minimize mse(net(t.a.x), t.a.y)
+  optimizer = OPTIMIZER
+  steps     = 3
+  start     = copy(meta.net)
+  hypergrad = STRATEGY
+}
+level meta {
+  module net = mlp([3, 8, 2], act = tanh)
+  minimize mean(mse(k*.net(k.t.b.x), k.t.b.y) for k in adapt)
+  optimizer = sgd(lr = 0.1)
+}
+run { steps = 6  precision = fp64 }
+"""
+
+
+def tasks():
+    g = torch.Generator().manual_seed(3)
+
+    def points(n):
+        return {
+            "x": torch.randn(n, 3, generator=g, dtype=torch.float64),
+            "y": torch.randn(n, 2, generator=g, dtype=torch.float64),
+        }
+
+    return {"tasks": [{"a": points(5), "b": points(4)} for _ in range(6)]}
+
+
+@pytest.mark.parametrize("strategy", ["unroll", "unroll(first_order = true)"])
+def test_replicas(strategy):
+    """Tasks change with every update; all of them are updated, and unrolled, in one graph."""
+    text = TASKS.replace("STRATEGY", strategy).replace("OPTIMIZER", "adam(lr = 0.05)")
+    run = both(text, tasks(), {"steps of adapt", "adjoint of meta"}, set={"adapt.replicas": "vmap"})
+    assert not run.captured.graphs.refused
+
+
+NETWORK = """
+mlo 0.1
+dim n, d, C = 2
+extern module net(width: int) : real[B, d] -> real[B, C] from "nowhere:net"
+data all : { x: real[n, d], y: int<C>[n] } from memory()
+split all into train = 0.6, val = 0.4 with (seed = 0)
+level fit {
+  module net = net(6)
+  draw b from train(batch = 8, shuffle = true)
+  minimize mean(xent(net(b.x), b.y)) + exp(tune.log_wd) * sumsq(params(net))
+  optimizer = adam(lr = 0.02)
+  steps     = 4
+  hypergrad = STRATEGY
+}
+level tune {
+  var log_wd : real = -3
+  minimize mean(xent(fit*.net(val.x), val.y))
+  optimizer = sgd(lr = 0.1)
+}
+run { steps = 8  precision = fp64 }
+"""
+
+
+class Dropped(nn.Module):
+    """Opaque, with masks, and with a plain attribute that `forward` reads."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, width), nn.Linear(width, 2)
+        self.slope = 1.0
+
+    def forward(self, x):
+        h = nn.functional.dropout(torch.tanh(self.slope * self.a(x)), 0.3, self.training)
+        return self.b(h)
+
+
+class Normed(Dropped):
+    def __init__(self, width):
+        super().__init__(width)
+        self.norm = nn.BatchNorm1d(width)
+
+    def forward(self, x):
+        return self.b(torch.tanh(self.norm(self.a(x))))
+
+
+class Looking(Dropped):
+    """Looks at its input on the host."""
+
+    def forward(self, x):
+        return super().forward(x if float(x.sum()) > 1e9 else 2 * x)
+
+
+class Counting(Dropped):
+    """Behaves otherwise at every call, in a way that no attribute of its own shows."""
+
+    calls: ClassVar[list[int]] = []
+
+    def forward(self, x):
+        self.calls.append(1)
+        return super().forward(x + 0.1 * len(self.calls))
+
+
+def network(module, strategy, word, change=None):
+    """A run with such a network, `change`d after four updates."""
+    text, data = NETWORK.replace("STRATEGY", strategy), {"all": classification()}
+    made = start(text, data, {"net": module}, set={"run.cuda_graphs": word})
+    begun = trajectory(made, 4)
+    if change is not None:
+        change(made.stages["fit"].linked.networks["fit.net"].module)
+    return made, begun + trajectory(made)
+
+
+@pytest.mark.parametrize("strategy", ["cg(iters = 3, damping = 1)", "unroll", "finite_diff"])
+def test_an_opaque_network_with_masks(strategy):
+    run, found = network(Dropped, strategy, "on")
+    same(found, network(Dropped, strategy, "off")[1])
+    assert set(run.captured.graphs.launches) == EVERYTHING
+    taken = [[s for s in t.steps if s[0] == "seed"] for t in run.captured.graphs.engine.recordings]
+    assert all(taken)
+
+
+def test_an_attribute_that_changes_is_seen():
+    def steeper(net):
+        net.slope = 3.0
+
+    run, found = network(Dropped, "one_step", "on", steeper)
+    expected = network(Dropped, "one_step", "off", steeper)[1]
+    same(found, expected)
+    assert expected[-1][1] != network(Dropped, "one_step", "off")[1][-1][1]
+    assert not run.captured.graphs.refused
+
+
+def test_buffers_and_hooks_are_not_recorded():
+    run, found = network(Normed, "cg(iters = 3, damping = 1)", "on")
+    same(found, network(Normed, "cg(iters = 3, damping = 1)", "off")[1])
+    assert "buffers" in run.cuda_graphs["steps of fit"]
+    run, found = network(Dropped, "none", "on", lambda net: net.register_forward_hook(print))
+    assert run.cuda_graphs["steps of fit"] == "`fit.net` has hooks"
+
+
+def test_a_network_that_looks_at_values_runs_without_a_graph():
+    """One warning for each part, and nothing of the attempt is left."""
+    with pytest.warns(RuntimeWarning, match="MLO0809") as seen:
+        run, found = network(Looking, "one_step", "on")
+    same(found, network(Looking, "one_step", "off")[1])
+    assert len(seen) == 2
+    assert run.captured.graphs.launches == {}
+    assert all("waits for the device" in why for why in run.captured.graphs.refused.values())
+
+
+def test_a_launch_that_differs_from_a_plain_evaluation_is_not_used():
+    """Hidden state of Python is baked into a recording; the comparison finds it."""
+    Counting.calls.clear()
+    with pytest.warns(RuntimeWarning, match="than its plain evaluation"):
+        run, _ = network(Counting, "none", "on")
+    assert "steps of fit" in run.captured.graphs.refused
+
+
+def test_hooks_that_see_every_update():
+    """Updates are not recorded then; hypergradients are."""
+    seen = []
+    text = ridge("sgd(lr = 0.1)", "cg")
+
+    class Seeing(Hooks):
+        def on_update(self, event):
+            seen.append(event.level)
+
+    run = start(text, {"all": regression()}, set={"run.cuda_graphs": "on"}, hooks=Seeing())
+    same(trajectory(run), trajectory(start(text, {"all": regression()})))
+    assert set(run.captured.graphs.launches) == {"adjoint of tune"}
+    assert len(seen) == 6 * STEPS
