@@ -31,6 +31,7 @@ SEEDS = {
     "actor_critic": 5,
     "coreset": 5,
     "data_pruning": 5,
+    "dirac_gan": 8,
     "gan": 3,
     "learned_optimizer": 3,
     "learning_by_ignoring": 5,
