@@ -8,7 +8,7 @@ Every operation is first compared with its torch reference in float64; a wrong o
 GB/s are the bytes of the operation's docstring over the median time; `of copy` is that over the
 speed of a copy of 1 GiB measured in the same run. Rivals: the reference in eager torch, the same
 under torch.compile, and for whole solves the textbook loop in torch, linear_operator (GPyTorch) and
-CoLA where installed.
+CoLA where installed. Work in CUDA graphs (gpu_periods.py) is compared with the same without them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from gpu_periods import Period, programs, solve
 from torch import Tensor
 
 from bettyc.kernels import cg_batched, cg_small, cg_update, dispatch
@@ -56,6 +57,7 @@ class Setting:
     small: tuple[int, ...]
     systems: int
     solve: int
+    program: tuple[int, int, int]  # rows, columns, steps of the lower level
     mode: str
     compile: bool
 
@@ -67,10 +69,13 @@ GPU = Setting(
     (64, 128, 512, 1024),
     132,
     1_000_000,
+    (10_000, 1_000, 100),
     "triton",
     True,
 )
-INTERPRETED = Setting("cpu", 1 << 11, ((100, 30), (50, 60)), (16, 130), 2, 300, "interpret", False)
+INTERPRETED = Setting(
+    "cpu", 1 << 11, ((100, 30), (50, 60)), (16, 130), 2, 300, (30, 4, 3), "interpret", False
+)
 
 
 def seconds(call: Call, device: str, rounds: int = 7) -> float:
@@ -315,6 +320,30 @@ def small(setting: Setting, d: int) -> list[Bench]:
     ]
 
 
+def periods(setting: Setting) -> list[Bench]:
+    """The same solves, and whole updates of a program, recorded in CUDA graphs."""
+    n, steps, device = setting.solve, 50, setting.device
+    h = torch.linspace(1, 100, n, device=device)
+    b = torch.randn(n, device=device)
+    eager = {"eager": lambda: eager_cg(lambda p: h * p, b, steps)}
+    rows = [solve(f"cg, {steps} steps, n = {n},", lambda p: h * p, b, steps, eager)]
+    for d in setting.small:
+        q, _ = torch.linalg.qr(torch.randn(d, d, device=device))
+        rows.append(_alone(q @ (torch.linspace(1, 10, d, device=device)[:, None] * q.T), 20))
+    found = []
+    for row in (*rows, *programs(device, *setting.program)):
+        agree(row.name, row.got, row.want, 1e-3)
+        found.append(Bench(row.name, 0, row.recorded, row.rivals))
+    return found
+
+
+def _alone(a: Tensor, steps: int) -> Period:
+    """One small dense system."""
+    b = torch.randn(len(a), device=a.device)
+    eager = {"eager": lambda: eager_cg(lambda p: a @ p, b, steps)}
+    return solve(f"cg, {steps} steps, {len(a)} x {len(a)},", lambda p: a @ p, b, steps, eager)
+
+
 def libraries(matmul: Callable[[Tensor], Tensor], b: Tensor, steps: int) -> dict[str, Call]:
     """Public torch CGs, where installed."""
     found: dict[str, Call] = {}
@@ -356,13 +385,13 @@ def main() -> None:
     lines = []
     with dispatch.use(setting.mode):
         copy = copy_speed(setting)
-        for group in (vectors, products, losses, solves):
+        for group in (vectors, products, losses, solves, periods):
             for bench in group(setting):
                 lines.append(row(bench, setting, copy))
                 print(lines[-1], flush=True)
     date = time.strftime("%Y-%m-%d")
     print(f"\n{date}, {where}, torch {torch.__version__}, copy {copy / 1e9:.0f} GB/s")
-    print(f"{'':44s} {'us':>9s} {'GB/s':>6s} {'of copy':>8s}  rivals, in times of the kernel")
+    print(f"{'':58s} {'us':>9s} {'GB/s':>6s} {'of copy':>8s}  rivals, in times of the kernel")
     print("\n".join(lines))
 
 
@@ -375,7 +404,7 @@ def row(bench: Bench, setting: Setting, copy: float) -> str:
         share = f"{100 * bench.bytes / own / copy:.0f} %"
     rivals = {k: seconds(c, setting.device) / own for k, c in bench.rivals.items()}
     told = ", ".join(f"{k} {v:.2f}" for k, v in rivals.items())
-    return f"{bench.name:44s} {1e6 * own:9.1f} {speed:>6s} {share:>8s}  {told}"
+    return f"{bench.name:58s} {1e6 * own:9.1f} {speed:>6s} {share:>8s}  {told}"
 
 
 if __name__ == "__main__":

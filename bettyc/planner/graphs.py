@@ -43,7 +43,7 @@ def _steps(level: Level, plan: LevelPlan) -> str:
     """Why the updates of a level are not recorded."""
     optimizer = OPTIMIZERS[plan.optimizer.name]
     if optimizer.solves:
-        return f"`{plan.optimizer.name}` looks at its residual to know when it is done"
+        return f"`{plan.optimizer.name}` looks at numbers to choose what it does next"
     if plan.stop is not None:
         return "`stop` looks at the gradient after every update"
     if plan.precision in HALF:

@@ -19,9 +19,11 @@ def test_the_script_checks_and_times_everything_in_the_interpreter():
     assert done.returncode == 0, done.stderr
     table = done.stdout[done.stdout.rindex("the interpreter") :].splitlines()[2:]
     kinds = ("neumann_update", "perturb", "adamw", "cg_update", "X^T phi", "weighted_loss",
-             "cg, 50 steps", "cg_small", "cg_batched")  # fmt: skip
+             "cg, 50 steps", "cg_small", "cg_batched", "update, 3 steps, sgd, cg",
+             "update, 3 steps, adam, unroll")  # fmt: skip
     for kind in kinds:
         assert any(line.startswith(kind) for line in table), kind
+    assert sum("(no graph: no GPU)" in line for line in table) == 5
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")

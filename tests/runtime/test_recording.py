@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -62,6 +64,30 @@ def test_constants_are_read_where_they_lie_and_guarded_by_address():
             check(graphs, vector(k), data=other)
     assert len(graphs.engine.recordings) == 3
     assert graphs.refused == {}
+
+
+class Forgetful(Emulated):
+    """As CUDA: what it records holds addresses, and no tensor."""
+
+    def record(self, function, draws):
+        _, made = super().record(function, draws)
+        self.recordings.clear()
+        copies = {name: x.clone() for name, x in made.tensors.items()}
+        return SimpleNamespace(launch=lambda seeds: None), Work(copies, made.host)
+
+
+def test_memory_of_constants_is_kept_while_a_graph_reads_it():
+    """Else its address could be that of another tensor, for which the graph would be taken."""
+    graphs, data = Graphs(Forgetful(CPU)), DATA.clone()
+    held = weakref.ref(data)
+    graphs.call("kept", *arguments(vector(1), data=data))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bettyc.runtime.graphs.agree", lambda found, expected: True)
+        graphs.call("kept", *arguments(vector(1), data=data))
+    del data
+    assert held() is not None
+    graphs.forget("kept")
+    assert held() is None
 
 
 def test_another_shape_or_type_is_recorded_anew():
