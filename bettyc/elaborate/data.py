@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from bettyc.diagnostics.model import Edit, Suggestion
 from bettyc.diagnostics.suggest import closest
-from bettyc.elaborate import calls, constants
+from bettyc.elaborate import arguments, constants
 from bettyc.elaborate.constants import NotConstant
 from bettyc.elaborate.context import Context
 from bettyc.elaborate.declared import type_of
@@ -112,7 +112,7 @@ def source_of(
             notes=[f"built in: {', '.join(READERS)}"],
         )
         raise NotConstant
-    given = calls.arguments(
+    given = arguments.arguments(
         ctx,
         name,
         list(READERS[name]),
@@ -135,7 +135,7 @@ def _extern_source(
     """
     names = [f.name.text for f in declared.formals]
     signature = f"{declared.name.text}({', '.join(names)})"
-    given = calls.arguments(ctx, declared.name.text, names, set(names), node, scope, signature)
+    given = arguments.arguments(ctx, declared.name.text, names, set(names), node, scope, signature)
     if given is None:
         raise NotConstant
     samples: list[Ref] = []

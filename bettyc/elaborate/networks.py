@@ -13,7 +13,7 @@ from typing import Any
 from bettyc.diagnostics.model import Edit, Suggestion
 from bettyc.diagnostics.span import Span
 from bettyc.diagnostics.suggest import closest
-from bettyc.elaborate import calls, constants, formula, torch_networks
+from bettyc.elaborate import arguments, constants, externs, formula, operators, torch_networks
 from bettyc.elaborate.constants import NotConstant
 from bettyc.elaborate.context import Context
 from bettyc.elaborate.scope import LevelDecl, Scope
@@ -79,7 +79,7 @@ def apply(
         try:
             return Tens(BUILTIN[network.arguments.name].forward(ctx, net, network, inputs[0]))
         except ShapeError as error:
-            calls.misfit(ctx, error, net.name, inputs, nodes, node.span, scope)
+            operators.misfit(ctx, error, net.name, inputs, nodes, node.span, scope)
             return BAD
     bound: dict[str, Dim] = {}
     for k, (index, type_) in enumerate(zip(inputs, signature.inputs, strict=True)):
@@ -195,7 +195,7 @@ def _extern(
 ) -> None:
     names = [f.name.text for f in declared.formals]
     signature = f"{declared.name.text}({', '.join(names)})"
-    given = calls.arguments(ctx, declared.name.text, names, set(names), call, scope, signature)
+    given = arguments.arguments(ctx, declared.name.text, names, set(names), call, scope, signature)
     if given is None:
         raise NotConstant
     values: dict[str, Value] = {}
@@ -211,7 +211,7 @@ def _extern(
             values[key] = constants.value(ctx, arg.value, scope)
             if isinstance(values[key], int):
                 dims[key] = number(values[key])  # type: ignore[arg-type]
-    types = calls.signature_of(ctx, declared, scope.unit, dims)
+    types = externs.signature_of(ctx, declared, scope.unit, dims)
     if any(isinstance(t, Poison) for t in (*types.inputs, types.output)):
         raise NotConstant
     key2 = (level.name, node.name.text)
@@ -250,7 +250,7 @@ def _builtin(
 ) -> None:
     name = call.function.id  # type: ignore[union-attr]
     row = BUILTIN[name]
-    given = calls.arguments(
+    given = arguments.arguments(
         ctx,
         name,
         list(row.parameters),
@@ -367,7 +367,7 @@ def _rows(dims: list[Dim]) -> Module:
 def _affine(ctx: Context, net: Net, prefix: str, x: int, bias: bool) -> int:
     """x @ weight^T + bias."""
     weight = leaf(ctx, net, f"{prefix}.weight")
-    z = ctx.graph.add("matmul", x, calls.build(ctx.graph, "transpose", [weight], {}))
+    z = ctx.graph.add("matmul", x, operators.build(ctx.graph, "transpose", [weight], {}))
     return ctx.graph.add("add", z, leaf(ctx, net, f"{prefix}.bias")) if bias else z
 
 

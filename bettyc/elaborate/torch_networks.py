@@ -13,7 +13,7 @@ from typing import Any
 
 from bettyc.diagnostics.model import Edit, Suggestion
 from bettyc.diagnostics.suggest import closest
-from bettyc.elaborate import calls, constants
+from bettyc.elaborate import arguments, constants
 from bettyc.elaborate.constants import NotConstant
 from bettyc.elaborate.context import Context
 from bettyc.elaborate.scope import LevelDecl, Scope
@@ -97,7 +97,7 @@ def declare(ctx: Context, level: LevelDecl, node: ast.Module, call: ast.Call, sc
     name = call.function.id
     row = TORCH[name]
     names = [p.name for p in row.parameters]
-    given = calls.arguments(
+    given = arguments.arguments(
         ctx, name, names, set(names[: row.required]), call, scope, f"{name}({', '.join(names)})"
     )
     if given is None:
@@ -115,9 +115,9 @@ def declare(ctx: Context, level: LevelDecl, node: ast.Module, call: ast.Call, sc
     key = (level.name, node.name.text)
     generic = frozenset({"B", "H", "W"} if name != "transformer" else {"B", "T"})
     ctx.signatures[key] = Signature((), (inputs,), output, generic)
-    arguments = Call(name, (), tuple(values.items()))
+    built = Call(name, (), tuple(values.items()))
     ctx.networks[key] = Network(
-        node.name.text, Module((inputs,), output), name, arguments, (), node.name.span
+        node.name.text, Module((inputs,), output), name, built, (), node.name.span
     )
 
 
