@@ -112,7 +112,9 @@ class Cuda:
     """
 
     def __init__(self, device: torch.device) -> None:
+        index = torch.cuda.current_device() if device.index is None else device.index
         self.device = device
+        self._default = torch.cuda.default_generators[index]
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
@@ -126,16 +128,15 @@ class Cuda:
 
     @contextmanager
     def _seeded(self, number: int, seed: int) -> Iterator[None]:
-        before = torch.cuda.get_rng_state(self.device)
-        torch.cuda.manual_seed(seed)
+        before = self._default.get_state()
+        self._default.manual_seed(seed)
         try:
             yield
         finally:
-            torch.cuda.set_rng_state(before, self.device)
+            self._default.set_state(before)
 
     def record(self, function: Callable[[], Work], draws: int) -> tuple[Recorded, Work]:
-        index = torch.cuda.current_device() if self.device.index is None else self.device.index
-        default = torch.cuda.default_generators[index]
+        default = self._default
         own = default.graphsafe_get_state()
         states = [default.clone_state() for _ in range(draws)]
         graph = torch.cuda.CUDAGraph()

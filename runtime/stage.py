@@ -8,7 +8,6 @@ agrees to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from math import isfinite
 from typing import TYPE_CHECKING, NamedTuple
@@ -441,8 +440,10 @@ class Stage:
         self, theta: Mapping[str, Tensor], frame: Frame, keep: bool = False
     ) -> tuple[Tensor, Tensor]:
         """The same at other variables. keep: the graph of the gradient, for the trajectory."""
-        with tf32() if self.plan.precision == "tf32" else nullcontext():
-            return self._gradient(theta, frame, keep)
+        if self.plan.precision == "tf32":
+            with tf32():
+                return self._gradient(theta, frame, keep)
+        return self._gradient(theta, frame, keep)
 
     def _gradient(
         self, theta: Mapping[str, Tensor], frame: Frame, keep: bool

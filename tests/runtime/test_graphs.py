@@ -5,6 +5,7 @@ and reports after every update. CUDA graphs are stood in for by `tests/emulated_
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -13,6 +14,7 @@ from emulated_graphs import Emulated
 from torch import nn
 from toys import RIDGE, classification, regression, start
 
+import bettyc.api as bettyc
 from bettyc.kernels import dispatch
 from bettyc.runtime import graphs
 from bettyc.runtime.hooks import Hooks
@@ -72,7 +74,8 @@ def same(found, expected, rtol=1e-9):
         torch.testing.assert_close(mine[:3], theirs[:3], rtol=rtol, atol=1e-12)
         for a, b in zip(mine[3], theirs[3], strict=True):
             assert a[:3] == b[:3]
-            assert a[3:] == pytest.approx(b[3:], rel=1e-6, abs=1e-9, nan_ok=True)
+            # the smallest Ritz value is known to few digits while a solve goes on
+            assert a[3:] == pytest.approx(b[3:], rel=1e-4, abs=1e-9, nan_ok=True)
 
 
 def both(text, data=None, launched=None, **options):
@@ -436,3 +439,37 @@ def test_hooks_that_see_every_update():
     same(trajectory(run), trajectory(start(text, {"all": regression()})))
     assert set(run.captured.graphs.launches) == {"adjoint of tune"}
     assert len(seen) == 6 * STEPS
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "logistic_hpo",
+        "maml_sinusoid",
+        "meta_weight_net",
+        "gan",
+        pytest.param("adversarial", marks=slow),
+        pytest.param("distillation", marks=slow),
+        pytest.param("hyper_cleaning", marks=slow),
+        pytest.param("learned_lr", marks=slow),
+        pytest.param("learning_to_reweight", marks=slow),
+    ],
+)
+def test_examples(name):
+    """Whole programs, of which graphs take what they can."""
+
+    def run(word):
+        changes = {"run.steps": 6, "run.precision": "fp64", "run.cuda_graphs": word}
+        program = bettyc.load(EXAMPLES / f"{name}.mlo", set=changes, profile="smoke")
+        made = program.compile().start(seed=0)
+        return made, trajectory(made)
+
+    made, found = run("on")
+    same(found, run("off")[1], rtol=1e-8)
+    expected = {work for work, why in made.cuda_graphs.items() if why == "recorded"}
+    assert set(made.captured.graphs.launches) == {w for w in expected if "update" not in w}
+    assert expected
