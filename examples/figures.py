@@ -2,6 +2,7 @@
 
     python examples/figures.py              all of them
     python examples/figures.py ridge_hpo    some; the figures of the others stay
+    python examples/figures.py data_pruning_drop_20     one of a program's VARIANTS
     python examples/figures.py --table      only write the table again
 
 Each program runs as it stands, from the seeds 0, 1, ... that SEEDS counts; "before" is after the
@@ -46,6 +47,7 @@ SEEDS = {
 
 # Other settings under which a program is measured too, by the suffix of their figures.
 VARIANTS: dict[str, dict[str, dict[str, int | float | str]]] = {
+    "actor_critic": {"": {}, "_undamped": {"critic.hypergrad": "exact"}},
     "data_pruning": {
         "": {},
         "_drop_20": {"drop": 0.2},
@@ -69,6 +71,13 @@ ELSEWHERE = {
     "loss_weights_fixed",
     "maml_omniglot",
 }
+
+
+def kept_by_name() -> set[str]:
+    """The files of figures/ that this script and those of ELSEWHERE write, without their suffix."""
+    here = {path.stem for path in HERE.glob("*.mlo")} - ELSEWHERE
+    return ELSEWHERE.union(*({n + suffix for suffix in VARIANTS.get(n, {"": {}})} for n in here))
+
 
 Values = dict[str, dict[str, list[float]]]
 """By metric: "before" and "after", each with one value per seed. "before" may be left out."""
@@ -151,9 +160,12 @@ def main(arguments: list[str]) -> None:
     names = [a for a in arguments if a != "--table"]
     if "--table" not in arguments:
         for path in sorted(HERE.glob("*.mlo")):
-            if path.stem not in ELSEWHERE and (not names or path.stem in names):
-                for suffix, values in VARIANTS.get(path.stem, {"": {}}).items():
-                    print(path.stem + suffix, flush=True)
+            if path.stem in ELSEWHERE:
+                continue
+            for suffix, values in VARIANTS.get(path.stem, {"": {}}).items():
+                name = path.stem + suffix
+                if not names or {path.stem, name} & {*names}:
+                    print(name, flush=True)
                     measure(path, suffix, values)
     write_table()
 

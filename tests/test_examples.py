@@ -44,6 +44,15 @@ def test_the_table_names_every_metric_of_every_program() -> None:
             assert f"| {path.stem} | {metric.name} |" in table
 
 
+def test_every_figure_is_written_by_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = EXAMPLES[0].parent
+    monkeypatch.syspath_prepend(str(folder))
+    figures = importlib.import_module("figures")
+    monkeypatch.delitem(sys.modules, "figures")
+
+    assert {path.stem for path in (folder / "figures").glob("*.json")} <= figures.kept_by_name()
+
+
 def test_hyper_cleaning_separates_clean_from_corrupted_labels() -> None:
     path = EXAMPLES[0].parent / "hyper_cleaning.mlo"
     run = bettyc.load(path, set={"run.steps": 15, "run.eval": "every(15)"}).compile().start()
