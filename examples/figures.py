@@ -40,8 +40,9 @@ SEEDS = {
     "lqr": 5,
     "meta_weight_net": 5,
     "meta_weight_net_resnet": 5,
-    "pendulum": 3,
+    "pendulum": 5,
     "portfolio": 5,
+    "redundancy": 5,
     "reward_shaping": 5,
 }
 

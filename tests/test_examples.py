@@ -6,7 +6,9 @@ import importlib
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -51,6 +53,30 @@ def test_every_figure_is_written_by_a_script(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delitem(sys.modules, "figures")
 
     assert {path.stem for path in (folder / "figures").glob("*.json")} <= figures.kept_by_name()
+
+
+def test_the_simulated_pendulum_is_that_of_gymnasium(monkeypatch: pytest.MonkeyPatch) -> None:
+    gym = pytest.importorskip("gymnasium")
+    monkeypatch.syspath_prepend(str(EXAMPLES[0].parent))
+    found = importlib.import_module("pendulum_directions")
+    for name in ("pendulum_directions", "pendulum"):
+        monkeypatch.delitem(sys.modules, name)
+    generator = torch.Generator().manual_seed(0)
+    policy = torch.randn(20, generator=generator, dtype=torch.float64)
+    env = gym.make("Pendulum-v1").unwrapped
+    state, total = env.reset(seed=3)[0], 0.0
+
+    def seen(state: Any) -> torch.Tensor:
+        return found.features(torch.tensor(state, dtype=torch.float64)[None] / found.SCALE)
+
+    start = seen(state)
+    for step in range(40):
+        action = torch.tanh(seen(state) @ policy)
+        state, reward, *_ = env.step(np.array([2 * float(action)]))
+        total += found.GAMMA**step * float(reward) / found.REWARD
+
+    # the states of Gymnasium are rounded to single precision
+    assert float(found.value(start, policy, 40, spread=0.0)) == pytest.approx(total, rel=1e-4)
 
 
 def test_hyper_cleaning_separates_clean_from_corrupted_labels() -> None:
