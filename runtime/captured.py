@@ -400,6 +400,13 @@ def _guard(arguments: Arguments, stage: Stage) -> None:
     ]
     modules = [networks[n].module for n in objective.networks]
     arguments.key += [(m.training, repr(attributes(m))) for m in modules]
+    # tensors that are neither parameters nor buffers are read where they lie
+    arguments.constants |= {
+        f"{stage.name}/{i}/{name}": x
+        for i, part in enumerate(part for m in modules for part in m.modules())
+        for name, x in vars(part).items()
+        if isinstance(x, Tensor)
+    }
 
 
 def _frame(arguments: Arguments, prefix: str, feed: Feed, frame: Frame) -> Callable[[Given], Frame]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bettyc.kernels import cg_batched, cg_single, cg_update, dispatch, jit
+from bettyc.kernels import capture, cg_batched, cg_single, cg_update, dispatch, jit
 from bettyc.kernels.cg import _loop, cg
 from bettyc.kernels.phi import Diagonal
 from bettyc.kernels.xt_phi_x import Product
@@ -74,6 +74,18 @@ def test_the_native_step_asks_torch_for_nothing(draw):
         for k in range(1, 5):
             solve.advance(product, k)
     assert seen.names == []
+
+
+@pytest.mark.parametrize("method", ["classic", "single"])
+def test_a_solve_that_is_recorded_waits_for_nothing(draw, method):
+    """All of its steps are queued, whatever they find: four launches each, and no look."""
+    x, v, w = draw(64, 20), draw(20), draw(64)
+    with dispatch.use("interpret"), jit.record() as made:
+        product = Product(x, Diagonal(w), v)
+        with Count() as seen, capture.recording():
+            cg(product, v, tol=1e-6, max_iters=40, method=method)
+    assert len([m for m in made if "sum_squares" not in m.kernel.name]) == 4 * 40
+    assert not {"_local_scalar_dense", "_to_copy_cpu", "nonzero"} & set(seen.names)
 
 
 class FakeEvent:

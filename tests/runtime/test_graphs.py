@@ -344,6 +344,17 @@ class Dropped(nn.Module):
         return self.b(h)
 
 
+class Shifted(Dropped):
+    """With a tensor that is neither parameter nor buffer."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.shift = torch.zeros(4, dtype=torch.float64)
+
+    def forward(self, x):
+        return super().forward(x + self.shift)
+
+
 class Normed(Dropped):
     def __init__(self, width):
         super().__init__(width)
@@ -389,14 +400,20 @@ def test_an_opaque_network_with_masks(strategy):
     assert all(taken)
 
 
-def test_an_attribute_that_changes_is_seen():
-    def steeper(net):
-        net.slope = 3.0
+def steeper(net):
+    net.slope = 3.0
 
-    run, found = network(Dropped, "one_step", "on", steeper)
-    expected = network(Dropped, "one_step", "off", steeper)[1]
+
+def shifted(net):
+    net.shift = torch.ones_like(net.shift)
+
+
+@pytest.mark.parametrize("change", [steeper, shifted])
+def test_an_attribute_that_changes_is_seen(change):
+    run, found = network(Shifted, "one_step", "on", change)
+    expected = network(Shifted, "one_step", "off", change)[1]
     same(found, expected)
-    assert expected[-1][1] != network(Dropped, "one_step", "off")[1][-1][1]
+    assert expected[-1][1] != network(Shifted, "one_step", "off")[1][-1][1]
     assert not run.captured.graphs.refused
 
 
