@@ -210,6 +210,8 @@ class Texts(ABC):
             autograd=False, given=dict(titles), fused=True, into=into,
             dtype=str(self.linked.dtype),
         )  # fmt: skip
+        if not outputs:  # the objective depends on none of the levels
+            body = f"def {name}():\n    return ()"
         head = body.partition("\n")[0]
         arguments = re.findall(r"\w+", head.partition("(")[2])
         inputs = [f"def {name}_inputs(theta, frame, fixed=(), v=None, out=None):"]

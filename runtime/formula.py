@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from bettyc import emit
+from bettyc.calculus.simplify import without_zeros
 from bettyc.expr import Graph, Node
 from bettyc.model import Level
 from bettyc.runtime import domains
@@ -141,6 +142,8 @@ class Formula:
 def objective(linked: Linked, level: Level) -> Formula:
     """The level's objective, signed so that smaller is better."""
     node, levels = signed(linked, level)
+    if linked.plan.opt > 0:
+        node = without_zeros(linked.graph, node)
     autocast = AUTOCAST.get(linked.plan.level(level.name).precision)
     found = build(linked, plain(level.name), level.name, [node], levels, autocast=autocast)
     # what is held while variables are moved is kept evaluation by evaluation

@@ -40,6 +40,21 @@ def simplify(graph: Graph, roots: Sequence[int]) -> list[int]:
     return [simple[r] for r in roots]
 
 
+def without_zeros(graph: Graph, root: int) -> int:
+    """The simple form of a formula in which something is multiplied by zero, as a term that a param
+    switches off; any other as it is.
+    """
+    known: dict[int, float | None] = {}
+    for index in graph.reachable([root]):
+        operands = [known[a] for a in graph[index].args]
+        if graph[index].op == "mul" and 0.0 in operands:
+            return simplify(graph, [root])[0]
+        constant = all(x is not None for x in operands)
+        node = Term(graph, index)
+        known[index] = value(_folded(node) or node) if constant else None
+    return root
+
+
 def _visit(graph: Graph, index: int, simple: dict[int, int]) -> int:
     """The simple form of a node; recursion is only as deep as what a rule builds."""
     found = simple.get(index)

@@ -12,7 +12,7 @@ from operator_cases import compiled
 
 from bettyc.calculus.hoist import hoist
 from bettyc.calculus.products import Opaque, directions, gradient, product
-from bettyc.calculus.simplify import FOLD, simplify
+from bettyc.calculus.simplify import FOLD, simplify, without_zeros
 from bettyc.emit import function, titles
 from bettyc.expr import Graph, Node
 from bettyc.ops import OPS
@@ -246,3 +246,13 @@ def test_networks_from_python_are_reported_with_their_cotangent() -> None:
     # What does not pass through the network keeps its formula.
     _, _, _, log_wd = logistic()
     assert not isinstance(gradient(graph, root, [log_wd.index]), Opaque)
+
+
+def test_only_formulas_with_something_times_zero_are_rewritten() -> None:
+    world = World()
+    off = world.s.constant(0.5) * world.s.constant(0.0) * (world.x - world.y).call("sumsq")
+    loss = (world.x + 0.0).call("sumsq")
+    assert text(world.graph, without_zeros(world.graph, (loss + off).index)) == "sumsq(x)"
+    assert without_zeros(world.graph, loss.index) == loss.index
+    on = loss + world.s.constant(0.5) * (world.x - world.y).call("sumsq")
+    assert without_zeros(world.graph, on.index) == on.index

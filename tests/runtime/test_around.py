@@ -102,10 +102,17 @@ CASES = {
 }  # fmt: skip
 
 
-def run(case="own variables", net=Net, strategy="cg(tol = 1e-13, damping = 2)", opt=1, settings=""):
+def run(
+    case="own variables",
+    net=Net,
+    strategy="cg(tol = 1e-13, damping = 2)",
+    opt=1,
+    settings="",
+    declared=("data all", "data all"),
+):
     torch.manual_seed(0)
     logits, weights, penalty = CASES[case]
-    text = PROGRAM.replace("LOGITS", logits).replace("WEIGHTS", weights)
+    text = PROGRAM.replace(*declared).replace("LOGITS", logits).replace("WEIGHTS", weights)
     text = text.replace("PENALTY", penalty).replace("STRATEGY", strategy)
     text = text.replace("SETTINGS", settings)
     externs = {"net": net, "head": head, "weight": weight}
@@ -155,6 +162,23 @@ def test_runs_are_those_of_autograd(strategy, net):
     for key, buffers in plain.state.buffers.items():
         for name, value in buffers.items():
             torch.testing.assert_close(mine.state.buffers[key][name], value)
+
+
+@pytest.mark.parametrize("strategy", ["cg(tol = 1e-13, damping = 2)", "unroll", "finite_diff"])
+def test_what_is_multiplied_by_zero_is_not_computed(strategy):
+    """A term that a param switches off, and with it all that the level reads of `tune`."""
+    CASES["off"] = "net(train.x) * heat", "1", "0.5 * off * sumsq(shift - tune.log_wd)"
+    declared = "data all", "param off : real = 0.0\ndata all"
+    try:
+        mine, plain = (run("off", Dropped, strategy, opt, declared=declared) for opt in (1, 0))
+    finally:
+        del CASES["off"]
+    assert "log_wd" not in mine.stages["fit"].objective.text
+    assert "log_wd" in plain.stages["fit"].objective.text
+    for each in (mine, plain):
+        each.step()
+    for name in ("fit", "tune"):
+        close(mine.state.theta[name], plain.state.theta[name])
 
 
 def test_frozen_parts():
