@@ -424,9 +424,14 @@ class _Writer:
         return re.sub("\0(\\d+)\0", operand, text)
 
     def _takes_numbers(self, node: Node) -> bool:
-        """Whether Python numbers may be operands: beside operators, or in one arm of `where`."""
+        """Whether Python numbers may be operands: beside operators, in one arm of `where`, or as a
+        place in a tensor.
+        """
         if node.op == "where":
             return not {*node.args[1:]} <= self.plain
+        if node.op == "index":
+            # torch waits for the device to know a place that is a tensor without axes
+            return node.args[0] not in self.plain
         if node.op in ("div", "pow") and {*node.args} <= self.plain:
             return False  # Python raises where torch says inf
         return node.op in NUMERIC

@@ -121,6 +121,30 @@ def test_networks(strategy):
     stays(begun(text, {"all": classification()}, {"net": Dropped}))
 
 
+PLACES = """
+mlo 0.1
+dim C = 2
+level fit {
+  var w : real[3, 4] = gaussian
+  minimize sum((w[:, C] - tune.a)^2) + sum(w[C]^2) + sum(w^2)
+  optimizer = sgd(lr = 0.1)
+  steps     = 3
+  hypergrad = cg
+}
+level tune {
+  var a : real[3] = zeros
+  minimize sum((fit*.w[:, C] - 1)^2)
+  optimizer = sgd(lr = 0.1)
+}
+run { steps = 3  precision = fp64 }
+"""
+
+
+def test_a_dim_as_a_place_in_a_tensor():
+    """It is a number in the text: as a tensor without axes the device would be waited for."""
+    stays(begun(PLACES, None))
+
+
 def test_replicas():
     text = TASKS.replace("STRATEGY", "unroll").replace("OPTIMIZER", "adam(lr = 0.05)")
     stays(begun(text, tasks(), **{"adapt.replicas": "vmap"}), "adapt", "meta")
