@@ -1,4 +1,4 @@
-"""Pictures of darts.mlo: scikit-learn's digits, plain or noisy, or CIFAR-10 as published."""
+"""Pictures of darts.mlo: scikit-learn's digits, plain or moved, or CIFAR-10 as published."""
 
 from __future__ import annotations
 
@@ -11,27 +11,36 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-COPIES, NOISE = 4, 0.4
+COPIES, SIDE = 4, 12
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def pictures(name: str, part: str) -> dict[str, np.ndarray]:
-    """x of shape (n, channels, height, width) and labels y; part is "train" or "test".
+    """x of shape (n, channels, height, width) and labels y. part is "train", "test", or "fit" or
+    "val", the first and the second half of "train".
 
-    name "digits": 70 % of the digits train, 30 % test, 8×8. "noisy": COPIES noisy pictures of
-    each, one after the other. Any other is the folder that `cifar-10-python.tar.gz` or its content,
-    `cifar-10-batches-py`, lies in.
+    name "digits": 70 % of the digits train, 30 % test, 8×8. "moved": COPIES pictures of each, one
+    after the other, SIDE pixels high and wide, the digit anywhere and black around it. Any other is
+    the folder that `cifar-10-python.tar.gz` or its content, `cifar-10-batches-py`, lies in.
     """
-    if name not in ("digits", "noisy"):
+    if part in ("fit", "val"):
+        whole = pictures(name, "train")
+        half = len(whole["y"]) // 2
+        return {k: v[:half] if part == "fit" else v[half:] for k, v in whole.items()}
+    if name not in ("digits", "moved"):
         return cifar10(Path(name), part)
     x, y = load_digits(return_X_y=True)
     train, test = train_test_split(np.arange(len(y)), test_size=0.3, random_state=0, stratify=y)
     rows = train if part == "train" else test
     images, labels = x[rows].reshape(-1, 1, 8, 8).astype(np.float32) / 16, y[rows]
-    if name == "noisy":
+    if name == "moved":
         images, labels = np.repeat(images, COPIES, axis=0), np.repeat(labels, COPIES)
-        noise = np.random.default_rng(len(rows)).standard_normal(images.shape, dtype=np.float32)
-        images += NOISE * noise
+        room = SIDE - images.shape[-1]
+        corners = np.random.default_rng(len(rows)).integers(room + 1, size=(len(images), 2))
+        moved = np.zeros((len(images), 1, SIDE, SIDE), dtype=np.float32)
+        for picture, image, (row, column) in zip(moved, images, corners, strict=True):
+            picture[:, row : row + len(image[0]), column : column + len(image[0])] = image
+        images = moved
     return {"x": images, "y": labels}
 
 

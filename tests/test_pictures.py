@@ -103,16 +103,28 @@ def test_the_full_profile_trains_the_published_cells_in_their_published_size(fol
     assert math.isfinite(out.metrics["test_loss"])
 
 
-def test_noisy_copies_of_one_digit_lie_side_by_side() -> None:
-    """So that consecutive halves share no digit."""
-    plain, noisy = (pictures.pictures(name, "test") for name in ("digits", "noisy"))
-    noise = noisy["x"] - np.repeat(plain["x"], 4, axis=0)
+def test_moved_digits_are_whole_and_anywhere_with_the_copies_side_by_side() -> None:
+    plain, moved = (pictures.pictures(name, "test") for name in ("digits", "moved"))
+    places = set()
+    for picture, digit in zip(moved["x"][:400], np.repeat(plain["x"], 4, axis=0), strict=False):
+        windows = np.lib.stride_tricks.sliding_window_view(picture[0], (8, 8))
+        found = np.argwhere((windows == digit[0]).all((2, 3)))
+        assert picture.sum() == pytest.approx(digit.sum())  # nothing else is in the picture
+        assert len(found) >= 1
+        places.add(tuple(found[0].tolist()))
 
-    assert np.array_equal(noisy["y"], np.repeat(plain["y"], 4))
-    assert noise.dtype == np.float32
-    assert noise.mean() == pytest.approx(0, abs=4 * 0.4 / noise.size**0.5)
-    assert noise.std() == pytest.approx(0.4, rel=4 / (2 * noise.size) ** 0.5)
-    assert abs(np.corrcoef(noise[::4].ravel(), noise[1::4].ravel())[0, 1]) < 0.02
+    assert moved["x"].shape[1:] == (1, 12, 12)
+    assert moved["x"].dtype == np.float32
+    assert np.array_equal(moved["y"], np.repeat(plain["y"], 4))
+    assert places >= {(r, c) for r in range(5) for c in range(5)}
+
+
+def test_fit_and_val_are_the_halves_of_train() -> None:
+    train, fit, val = (pictures.pictures("moved", part) for part in ("train", "fit", "val"))
+
+    assert abs(len(fit["y"]) - len(val["y"])) <= 1
+    for key in ("x", "y"):
+        assert np.array_equal(np.concatenate([fit[key], val[key]]), train[key])
 
 
 def test_augmentation_shifts_flips_and_blanks_while_training() -> None:
@@ -143,19 +155,40 @@ def test_paths_are_dropped_by_picture_while_training() -> None:
     assert torch.equal(drop.eval()(x), x)
 
 
-def test_random_cells_count_once_each_however_often_they_are_trained() -> None:
-    def cells(of: str, *accuracies: float) -> dict[str, object]:
-        return {"of": of, "runs": [{"test_acc": a} for a in accuracies]}
+def cells(of: str, val_acc: float, *accuracies: float) -> dict[str, object]:
+    return {"of": of, "val_acc": val_acc, "runs": [{"test_acc": a} for a in accuracies]}
 
-    kept = [cells("first", 0.7, 0.8), cells("second", 0.9, 0.9)]
-    kept += [cells("random", 0.4, 0.6), cells("random", 0.6, 0.8)]
 
-    assert search_cells.values(kept, "random", "test_acc") == pytest.approx([0.5, 0.7])
-    assert search_cells.values(kept, "first", "test_acc") == [0.7, 0.8]
-    first, second = search_cells.summary(kept).splitlines()
-    assert "0.7500 - 0.6000 = +0.1500" in first
-    assert "random mean 0.1000, of the difference 0.1118" in first
-    assert "of the difference 0.1000" in second
+def test_cells_count_once_each_however_often_they_are_trained() -> None:
+    kept = [cells("first", 0.9, 0.7, 0.9, 0.2), cells("first", 0.8, 0.5, 0.5)]
+    kept += [cells("random", 0.7, 0.4, 0.6), cells("random", 0.8, 0.6, 0.8)]
+
+    assert search_cells.each(kept, "random", "test_acc") == pytest.approx([0.5, 0.7])
+    assert search_cells.each(kept, "first", "test_acc") == pytest.approx([0.8, 0.5])
+    assert search_cells.best(kept, "first", "test_acc") == [0.7, 0.9, 0.2]
+
+
+def test_validation_chooses_and_test_images_have_no_say() -> None:
+    kept = [cells("random", v, 1 - v) for v in (0.5, 0.7, 0.6)]
+
+    assert search_cells.chosen(kept, "random") is kept[1]
+
+
+def test_the_summary_has_the_standard_errors_of_both_sides() -> None:
+    kept = [cells("first", 0.9, 0.7, 0.8), cells("first", 0.8, 0.7, 0.7)]
+    kept += [cells("second", 0.9, 0.9, 0.9), cells("second", 0.8, 0.9, 0.9)]
+    kept += [cells("random", 0.7, 0.4, 0.6), cells("random", 0.8, 0.6, 0.8)]
+    lines = search_cells.summary(kept).splitlines()
+
+    assert "0.6000 ± 0.1000" in lines[0]
+    expected = {
+        "first, all": "0.7250 ± 0.0250, over random +0.1250 ± 0.1031",
+        "first, chosen": "0.7500 ± 0.0500, over random +0.1500 ± 0.1118",
+        "second, chosen": "0.9000 ± 0.0000, over random +0.3000 ± 0.1000",
+        "random, chosen": "0.7000 ± 0.1000, over random +0.1000 ± 0.1414",
+    }
+    for start, figure in expected.items():
+        assert f"{start}: {figure}" in lines
 
 
 def test_the_genotype_has_the_two_heaviest_edges_of_each_node() -> None:
