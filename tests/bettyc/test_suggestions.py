@@ -1,4 +1,5 @@
-"""What a diagnostic offers to write can be written: every edit leaves a text that parses.
+"""What a diagnostic offers to write can be written: every edit leaves a text that parses, and so
+does what its suggestions and notes quote, where that is more than a word or a sign.
 
 The diagnostics are those of the bad programs, of the pages of all codes, and of the mutants of
 every good program.
@@ -6,6 +7,7 @@ every good program.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -52,16 +54,35 @@ def broken(text: str, found: Sequence[Diagnostic]) -> Iterator[str]:
                 yield f"{d.code}: {suggestion.message}\n{cured}"
 
 
+# Where a quoted piece may stand, and what is none of the language: places left open, commands,
+# names of parameters.
+PLACES = (
+    "{}", "metric m = {}", "level l {{ {} }}", "run {{ {} }}", "run {{ x = {} }}",
+    "data d : {} from npz(\"a.npz\")", "level l {{ var w : {} }}",
+)  # fmt: skip
+OPEN = re.compile(r"\.\.\.|^\W|^bettyc |^--|^\w+$|^\d+\.")
+
+
+def unwritable(found: Sequence[Diagnostic]) -> Iterator[str]:
+    """Quoted pieces of suggestions and notes that parse nowhere."""
+    for d in found:
+        for text in (*(s.message for s in d.suggestions), *(n.text for n in d.notes)):
+            for piece in re.findall("`([^`]+)`", text):
+                somewhere = any(not mistakes(place.format(piece)) for place in PLACES)
+                if not OPEN.search(piece) and not somewhere:
+                    yield f"{d.code}: {text}"
+
+
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD)
 def test_edits_for_bad_programs_parse(text: str) -> None:
-    assert list(broken(text, shown(text))) == []
+    assert [*broken(text, shown(text)), *unwritable(shown(text))] == []
 
 
 @pytest.mark.parametrize("code", CODES)
 def test_edits_for_the_programs_of_the_pages_parse(code: str) -> None:
     text = page(code).failing
 
-    assert list(broken(text, shown(text))) == []
+    assert [*broken(text, shown(text)), *unwritable(shown(text))] == []
 
 
 @pytest.mark.parametrize("operator", ELSE, ids=lambda o: o.__name__)
