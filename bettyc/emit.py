@@ -66,6 +66,7 @@ def function(
     into: Sequence[str | None] = (),
     held: str | None = None,
     dtype: str = "torch.get_default_dtype()",
+    device: str = "None",
 ) -> str:
     """The text of a function that computes `outputs` (one value, or a tuple of several).
 
@@ -80,12 +81,22 @@ def function(
     into: for each output the argument it is written into (`bettyc.placed`), None where it is
         returned; wants `fused`.
     held: a function that every detached value passes through, with its node's number.
-    dtype: of real values where no argument is real.
+    dtype: of real values where no argument is real. device: where no argument is a tensor.
     """
     if fused and autograd:
         raise ValueError("autograd does not follow results that are written in place")
     writer = _Writer(
-        graph, leaf, opaque, sizes or {}, autograd, given or {}, fused, into, held, dtype
+        graph,
+        leaf,
+        opaque,
+        sizes or {},
+        autograd,
+        given or {},
+        fused,
+        into,
+        held,
+        dtype,
+        device,
     )
     return writer.write(name, outputs)
 
@@ -128,6 +139,7 @@ class _Writer:
         into: Sequence[str | None],
         held: str | None,
         dtype: str,
+        device: str,
     ) -> None:
         self.graph = graph
         self.leaf = leaf
@@ -138,6 +150,7 @@ class _Writer:
         self.into = [*into]
         self.held = held
         self.dtype = dtype
+        self.device = device
         self.uses: dict[int, int] = {}
         self.fusions = Fusions({}, set(), {}, {})
         self.placed: dict[int, Scaled] = {}
@@ -497,7 +510,7 @@ class _Writer:
             head.append(f"dtype = {f'{reals[0]}.dtype' if reals else self.dtype}")
         if "device" in words:
             like = reals or [self.texts[i][0] for i, _ in tensors]
-            head.append(f"device = {f'{like[0]}.device' if like else None}")
+            head.append(f"device = {f'{like[0]}.device' if like else self.device}")
         missing = []
         for dim, value in sorted(self.sizes.items()):
             name = str(value)

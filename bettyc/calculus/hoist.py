@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from bettyc.expr import LEAVES, Graph
 from bettyc.ops.term import Term
+from bettyc.types import Tensor
 
 # Better written where they are used: the operand is hoisted instead. In torch a transpose is
 # hoisted itself, because making it costs as much as a product does on small problems; in C it costs
@@ -59,7 +60,14 @@ def _base(graph: Graph, index: int, frontier: dict[int, None], views: frozenset[
         for arg in node.args:
             _base(graph, arg, frontier, views)
         return
-    frontier[index] = None
+    if not (isinstance(node.type, Tensor) and not node.type.shape and _number(graph, index)):
+        frontier[index] = None
+
+
+def _number(graph: Graph, index: int) -> bool:
+    """Whether a value is a number that the text can say: no tensor is below it."""
+    reached = (graph[i] for i in graph.reachable([index]))
+    return all(node.args or node.op in ("const", "size") for node in reached)
 
 
 def below(graph: Graph, roots: Sequence[int], leaves: set[int]) -> set[int]:

@@ -126,14 +126,14 @@ mlo 0.1
 dim C = 2
 level fit {
   var w : real[3, 4] = gaussian
-  minimize sum((w[:, C] - tune.a)^2) + sum(w[C]^2) + sum(w^2)
+  minimize sum((w[:, C + 1] - tune.a)^2) + sum(w[C]^2) + sum(w^2)
   optimizer = sgd(lr = 0.1)
   steps     = 3
   hypergrad = cg
 }
 level tune {
   var a : real[3] = zeros
-  minimize sum((fit*.w[:, C] - 1)^2)
+  minimize sum((fit*.w[:, C + 1] - 1)^2)
   optimizer = sgd(lr = 0.1)
 }
 run { steps = 3  precision = fp64 }
