@@ -208,7 +208,7 @@ class Texts(ABC):
         body = emit.function(
             self.graph, outputs, name=name, leaf=leaf, opaque=calls, sizes=self.linked.sizes,
             autograd=False, given=dict(titles), fused=True, into=into,
-            dtype=str(self.linked.dtype), device=repr(str(self.linked.device)),
+            dtype=str(self.linked.dtype), device=f'"{self.linked.device}"',
         )  # fmt: skip
         if not outputs:  # the objective depends on none of the levels
             body = f"def {name}():\n    return ()"

@@ -234,7 +234,7 @@ class _Writer:
 
         body = emit.function(
             self.graph, outputs, name=name, leaf=leaf, opaque=opaque, sizes=self.linked.sizes,
-            held="_held", dtype=str(self.linked.dtype), device=repr(str(self.linked.device)),
+            held="_held", dtype=str(self.linked.dtype), device=f'"{self.linked.device}"',
         )  # fmt: skip
         head, _, rest = body.partition("\n")
         arguments = re.findall(r"\w+", head.partition("(")[2])

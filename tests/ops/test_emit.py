@@ -154,3 +154,10 @@ def test_fused_text_adds_products_in_one_call_and_writes_in_place() -> None:
     assert fused(y.index_with(("slice", 0, 2)) * bias) == "y[0:2] * b"  # a view of an argument
     with pytest.raises(ValueError, match="autograd"):
         function(graph, [product.index], name="f", leaf=leaf, fused=True)
+
+
+def test_constants_of_a_function_without_arguments_lie_where_they_are_said_to() -> None:
+    graph = Graph()
+    eye = graph.make("eye", (), Tensor("real", (number(3), number(3))))
+    text = function(graph, [eye], name="f", leaf=leaf, dtype="torch.float64", device='"cuda:0"')
+    assert text.splitlines()[1:3] == ["    dtype = torch.float64", '    device = "cuda:0"']
