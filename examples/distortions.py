@@ -46,7 +46,7 @@ def distorted(x: Tensor, strength: Tensor, pose: Tensor, pixels: Tensor) -> Tens
     """
     angle = strength[0] * pose[:, 0]
     shift = strength[1] * pose[:, 1:] * (2 / SIDE)  # an image is 2 units wide
-    line = (torch.arange(SIDE).to(x) * 2 + 1) / SIDE - 1
+    line = (torch.arange(SIDE, dtype=x.dtype, device=x.device) * 2 + 1) / SIDE - 1
     down, right = torch.meshgrid(line, line, indexing="ij")
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
     across = cos * right - sin * down - shift[:, 1, None, None]
