@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 KEPT = HERE / "figures" / "darts" / "cells.json"
 ORDERS = {"first": "none", "second": "sama"}
 SUFFIXES = {"first": "", "random": "_random", "second": "_second_order"}
-RANDOM, SEARCHES = 8, 2
+RANDOM, SEARCHES = 8, 3
 SEEDS, CHOSEN_SEEDS = 2, 3
 VALIDATED_FROM = 100  # the seed of the trainings that choose; no test has it
 
