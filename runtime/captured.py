@@ -10,7 +10,6 @@ reads what the solves report. All of that reaches the functions as arguments.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bettyc.plan import Plan, Pull
-from bettyc.runtime import loop
+from bettyc.runtime import inputs, loop
 from bettyc.runtime.adjoint import (
     Found,
     Lower,
@@ -28,8 +27,7 @@ from bettyc.runtime.adjoint import (
     report_of_pull,
     report_of_solve,
 )
-from bettyc.runtime.feed import Feed
-from bettyc.runtime.follow import HOOKS, attributes
+from bettyc.runtime.follow import HOOKS
 from bettyc.runtime.graphs import Arguments, Graphs, Work
 from bettyc.runtime.objective import Frame, Objective
 from bettyc.runtime.optimizers.arithmetic import InPlace
@@ -41,7 +39,6 @@ from bettyc.runtime.stage import Foreseen, Stage
 from bettyc.runtime.strategies import LAUNCHES
 from bettyc.runtime.strategies.launched import Left
 from bettyc.runtime.strategies.system import Solution, System
-from bettyc.runtime.trajectory import Record, Trajectory
 from bettyc.strategies import name_of
 
 BUDGET = 64  # steps of a solve that are queued before it is known how many it takes
@@ -190,9 +187,12 @@ class Captured:
         arguments.tensors |= {f"theta/{n}": x for n, x in theta.items()}
         arguments.tensors |= {f"memory/{n}": x for n, x in memory.items()}
         for stage in stages:
-            _guard(arguments, stage)
-        seen = {s.name: _frame(arguments, s.name, s.feed, frames[s.name]) for s in stages}
-        under = {p.level: _lower(arguments, self.stages[p.level], lowers[p.level]) for p in pulls}
+            inputs.guard(arguments, stage)
+        seen = {s.name: inputs.frame_of(arguments, s.name, s.feed, frames[s.name]) for s in stages}
+        under = {
+            p.level: inputs.lower_of(arguments, self.stages[p.level], lowers[p.level])
+            for p in pulls
+        }
         budget = self._budgets.get(f"adjoint of {root}", BUDGET)
         update = None if self.why_not(root, "update") else _update(arguments, self.stages[root])
 
@@ -301,12 +301,12 @@ def _steps(
     names = list(dict.fromkeys([name, *others]))
     arguments.tensors |= {f"theta/{n}": stage.theta[n] for n in names}
     arguments.tensors |= {f"state/{n}": x for n, x in memory.items()}
-    _guard(arguments, stage)
+    inputs.guard(arguments, stage)
     seen = [
-        _frame(arguments, f"{name}/{k}", stage.feed, frame)
+        inputs.frame_of(arguments, f"{name}/{k}", stage.feed, frame)
         for k, frame in enumerate(frames[:1] if fixed else frames)
     ]
-    clocks = [_clock(arguments, stage, first + k) for k in range(count)]
+    clocks = [inputs.clock_of(arguments, stage, first + k) for k in range(count)]
     kept = list(memory)
     arguments.key += [count]
 
@@ -334,8 +334,11 @@ def _steps(
 def _update(arguments: Arguments, stage: Stage) -> Callable[[Given, Tensor], dict[str, Tensor]]:
     """The update of a level with a gradient that is computed in the same function."""
     memory = stage.state.optimizer[stage.name]
-    names = _named(arguments, "state", memory)
-    clock, levels = _clock(arguments, stage, stage.state.gradients[stage.name]), list(stage.theta)
+    names = inputs.named(arguments, "state", memory)
+    clock, levels = (
+        inputs.clock_of(arguments, stage, stage.state.gradients[stage.name]),
+        list(stage.theta),
+    )
 
     def update(given: Given, grad: Tensor) -> dict[str, Tensor]:
         theta = {n: given[f"theta/{n}"] for n in levels}
@@ -371,165 +374,3 @@ def _slopes(
             if found is not own:
                 own.copy_(found)
     return own, memory
-
-
-def _clock(arguments: Arguments, stage: Stage, update: int) -> Callable[[Given], Clock]:
-    """The number of an update and its rates, among the scalars."""
-    at = arguments.scalar(float(update))
-    rates = {key: arguments.scalar(rate) for key, rate in stage.options.scheduled(update).items()}
-    dtype = stage.theta[stage.name].dtype
-
-    def clock(given: Given) -> Clock:
-        scalars = given["scalars"]
-        return Clock(scalars[at], {key: scalars[k].to(dtype) for key, k in rates.items()})
-
-    return clock
-
-
-def _guard(arguments: Arguments, stage: Stage) -> None:
-    """What the functions of a level depend on besides tensors, and tensors that nobody copies."""
-    objective, networks = stage.objective, stage.linked.networks
-    frozen = stage.state.buffers[stage.name]["frozen"]
-    arguments.constants[f"frozen/{stage.name}"] = frozen
-    arguments.key += [
-        stage.name,
-        repr(sorted(stage.options.fixed.items())),
-        id(objective.closed),
-        id(objective.around),
-        objective.once,
-    ]
-    modules = [networks[n].module for n in objective.networks]
-    arguments.key += [(m.training, repr(attributes(m))) for m in modules]
-    # tensors that are neither parameters nor buffers are read where they lie
-    arguments.constants |= {
-        f"{stage.name}/{i}/{name}": x
-        for i, part in enumerate(part for m in modules for part in m.modules())
-        for name, x in vars(part).items()
-        if isinstance(x, Tensor)
-    }
-
-
-def _frame(arguments: Arguments, prefix: str, feed: Feed, frame: Frame) -> Callable[[Given], Frame]:
-    """A frame out of what is given: its batches among the arguments, whole data sets where they
-    lie.
-    """
-    columns: dict[tuple[str, str], str] = {}
-    fixed: dict[tuple[str, str], Tensor] = {}
-    for key, column in frame.columns.items():
-        if feed.columns.get(key) is column:
-            fixed[key] = arguments.constants[f"{prefix}/{key}"] = column
-        else:
-            columns[key] = f"{prefix}/{key}"
-            arguments.tensors[columns[key]] = column
-    tasks = {
-        level: [_named(arguments, f"{prefix}/{level}/{i}", task) for i, task in enumerate(rows)]
-        for level, rows in frame.tasks.items()
-    }
-    buffers = {
-        owner: _named(arguments, f"{prefix}/{owner}", held)
-        for owner, held in frame.buffers.items()
-        if "frozen" not in held
-    }
-    # frozen variables are constants: see `_guard`
-    frozen = {owner: held for owner, held in frame.buffers.items() if "frozen" in held}
-    for owner, held in frozen.items():
-        arguments.constants |= {f"{owner}/{n}": x for n, x in held.items()}
-    if frame.seed:
-        arguments.seeds.append(frame.seed)
-    seed = frame.seed
-
-    def build(given: Given) -> Frame:
-        return Frame(
-            {**fixed, **{key: given[n] for key, n in columns.items()}},
-            {
-                level: tuple({c: given[n] for c, n in task.items()} for task in rows)
-                for level, rows in tasks.items()
-            },
-            seed=seed,
-            buffers={
-                **frozen,
-                **{o: {b: given[n] for b, n in held.items()} for o, held in buffers.items()},
-            },
-        )
-
-    return build
-
-
-def _named(arguments: Arguments, prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Tensors among the arguments, by the names that they have there."""
-    names = {key: f"{prefix}/{key}" for key in tensors}
-    arguments.tensors |= {names[key]: x for key, x in tensors.items()}
-    return names
-
-
-def _lower(arguments: Arguments, stage: Stage, lower: Lower) -> Callable[[Given], Lower]:
-    """A level below the root out of what is given."""
-    prefix = f"lower/{stage.name}"
-    dtype = stage.theta[stage.name].dtype
-    rate: int | None = None
-    if isinstance(lower.lr, Tensor):
-        arguments.tensors[f"{prefix}/lr"] = lower.lr
-    elif lower.lr is not None:
-        rate = arguments.scalar(lower.lr)
-    if lower.scale is not None:
-        arguments.tensors[f"{prefix}/scale"] = lower.scale
-    path = None if lower.trajectory is None else _path(arguments, stage)
-    bare = replace(lower, lr=None, scale=None, trajectory=None)
-
-    def build(given: Given) -> Lower:
-        lr = given.get(f"{prefix}/lr")
-        return replace(
-            bare,
-            lr=lr if rate is None else given["scalars"][rate].to(dtype),
-            scale=given.get(f"{prefix}/scale"),
-            trajectory=None if path is None else path(given),
-        )
-
-    return build
-
-
-def _path(arguments: Arguments, stage: Stage) -> Callable[[Given], Trajectory]:
-    """The recorded steps of a level: where they begin, and what each of them saw."""
-    path, prefix = stage.trajectory, f"path/{stage.name}"
-    assert path is not None
-    records, names = list(path.records), {}
-    arguments.key += [prefix, len(records), path.dropped > 0, path.copied]
-    if records:
-        assert records[0].theta is not None
-        assert records[0].state is not None
-        arguments.tensors[f"{prefix}/theta"] = records[0].theta
-        names = _named(arguments, f"{prefix}/state", records[0].state)
-    fixed = stage.feed.fixed
-    frames = [
-        _frame(arguments, f"{prefix}/{k}", stage.feed, r.frame)
-        for k, r in enumerate(records[:1] if fixed else records)
-    ]
-    # most steps saw the same variables below: one argument for each tensor
-    places: dict[int, str] = {}
-    below = []
-    for r in records:
-        for n, x in r.below.items():
-            if id(x) not in places:
-                places[id(x)] = f"{prefix}/below/{len(places)}/{n}"
-                arguments.tensors[places[id(x)]] = x
-        below.append({n: places[id(x)] for n, x in r.below.items()})
-    clocks = [_clock(arguments, stage, r.count) for r in records]
-    dropped, copied = path.dropped, path.copied
-
-    def build(given: Given) -> Trajectory:
-        made: deque[Record] = deque()
-        views = [frame(given) for frame in frames]
-        for k, clock in enumerate(clocks):
-            first = not k
-            made.append(
-                Record(
-                    given[f"{prefix}/theta"] if first else None,
-                    {n: given[a] for n, a in names.items()} if first else None,
-                    views[0] if fixed else views[k],
-                    {n: given[a] for n, a in below[k].items()},
-                    clock(given),  # type: ignore[arg-type]
-                )
-            )
-        return replace(path, records=made, dropped=dropped, copied=copied)
-
-    return build
