@@ -424,7 +424,9 @@ class Checker:
                 kind=kind,
                 name=name,
                 suggestions=suggestions,
-                label=f"not one of the {kind}s" if kind != "argument" else "no such argument",
+                label="no such argument"
+                if kind == "argument"
+                else f"not one of the {_plural(kind)}",
                 notes=["known: " + ", ".join(choices)],
             )
         )
@@ -602,3 +604,7 @@ def show(value: Value) -> str:
     if isinstance(value, str):
         return f'"{value}"'
     return str(value)
+
+
+def _plural(noun: str) -> str:
+    return noun if noun.endswith("s") else f"{noun}s"
