@@ -42,7 +42,7 @@ from bettyc.runtime.slope import replica, together
 from bettyc.runtime.state import State, drawn, fresh
 from bettyc.runtime.strategies import betty
 from bettyc.runtime.strategies.system import Sampling
-from bettyc.runtime.trajectory import Trajectory
+from bettyc.runtime.trajectory import Origin, Trajectory
 from bettyc.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Stage:
             origin = self._origin()
             assert origin is not None
             with torch.no_grad():
-                self.theta[self.name] = origin(self.theta).clone()
+                self.theta[self.name] = origin(self.theta, self.theta[self.name]).clone()
             self._copy_buffers(source)
         if kind != "warm":
             self._forget_optimizer()
@@ -189,8 +189,10 @@ class Stage:
         if source in self.state.buffers and own in self.state.buffers:
             self.state.buffers[own] = {k: v.clone() for k, v in self.state.buffers[source].items()}
 
-    def _origin(self) -> Callable[[Mapping[str, Tensor]], Tensor] | None:
-        """theta at the start as a function of all levels, for `start = copy(level.module)`."""
+    def _origin(self) -> Origin | None:
+        """theta at the start as a function of all levels, for `start = copy(level.module)`, and of
+        what it was before, which the variables without a counterpart keep.
+        """
         kind, _, source = self.plan.start.partition(":")
         if kind != "copy":
             return None
@@ -198,14 +200,14 @@ class Stage:
         theirs = self.linked.layouts[other]
         mine = counterpart(self.layout, theirs, name)
 
-        def origin(theta: Mapping[str, Tensor]) -> Tensor:
+        def origin(theta: Mapping[str, Tensor], before: Tensor) -> Tensor:
             pieces = []
             for slot in self.layout.slots:
                 if not slot.trainable:
                     continue
                 twin = mine.get(slot.name)
                 if twin is None:
-                    piece = theta[self.name][..., slot.start : slot.stop].detach()
+                    piece = before[..., slot.start : slot.stop].detach()
                 else:
                     where = theirs.slot(twin)
                     piece = theta[other][where.start : where.stop]

@@ -20,6 +20,8 @@ from bettyc.runtime.products import Products
 
 Tensors = dict[str, Tensor]
 # (theta_l, grad, state, count, theta of all levels) -> (theta_l, state): what one gradient does
+# (theta of all levels, the level's own before it starts) -> its own at the start
+Origin = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 Advance = Callable[[Tensor, Tensor, Tensors, int, Mapping[str, Tensor]], tuple[Tensor, Tensors]]
 
 
@@ -43,12 +45,12 @@ class Trajectory:
     """The updates of one level since its last start, or since the level above last moved.
 
     advance: one step of the optimizer. origin: theta at the start as a function of the other
-    levels (`start = copy(...)`), None where it does not depend on them. keep: forget all but the
-    last so many gradients, 0 for none. group: gradients to one update.
+    levels (`start = copy(...)`) and of itself before it; None where it does not depend on them.
+    keep: forget all but the last so many gradients, 0 for none. group: gradients to one update.
     """
 
     apply: Advance
-    origin: Callable[[Mapping[str, Tensor]], Tensor] | None = None
+    origin: Origin | None = None
     keep: int = 0
     group: int = 1
     records: deque[Record] = field(default_factory=deque)
@@ -91,7 +93,7 @@ class Trajectory:
         assert first.theta is not None
         assert first.state is not None
         if self.origin is not None and self.copied and not self.dropped:
-            return self.origin(others), dict(first.state)
+            return self.origin(others, first.theta), dict(first.state)
         return first.theta, dict(first.state)
 
     @property

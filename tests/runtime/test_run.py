@@ -322,6 +322,44 @@ run { steps = 4  precision = fp64 }
     assert found == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("opt", [0, 1])
+@pytest.mark.parametrize("strategy", ["unroll", "unroll(recompute = true)", "forward"])
+def test_a_variable_without_a_counterpart_starts_where_it_was(strategy, opt):
+    """Not where the steps have brought it: against the same steps by autograd."""
+    run = start(
+        f"""
+level adapt {{
+  var w : real[3] = zeros
+  var b : real = 0.5
+  minimize 0.5 * sumsq(w - 1.0) + b * sum(w^2) + 0.3 * b^2
+  optimizer = sgd(lr = 0.1)
+  steps = 3
+  start = copy(meta.w)
+  hypergrad = {strategy}
+}}
+level meta {{
+  var w : real[3] = fill(0.2)
+  minimize sumsq(adapt*.w - 0.4) + 0.1 * adapt*.b
+  optimizer = sgd(lr = 0.1)
+}}
+run {{ steps = 3  precision = fp64 }}
+""",
+        opt=opt,
+    )
+    b, m = torch.tensor(0.5).double(), torch.full((3,), 0.2, dtype=torch.float64)
+    for _ in range(2):
+        first = m.clone().requires_grad_()
+        w, b = first, b.detach().clone().requires_grad_()
+        for _ in range(3):
+            loss = 0.5 * ((w - 1) ** 2).sum() + b * (w**2).sum() + 0.3 * b**2
+            grads = torch.autograd.grad(loss, [w, b], create_graph=True)
+            w, b = w - 0.1 * grads[0], b - 0.1 * grads[1]
+        (want,) = torch.autograd.grad(((w - 0.4) ** 2).sum() + 0.1 * b, first)
+        torch.testing.assert_close(run.hypergrad("meta").flat, want, rtol=1e-12, atol=1e-14)
+        run.step()
+        m = m - 0.1 * want
+
+
 SHARES = """
 data d : { y: int<3>[9] } from memory()
 level fit {
