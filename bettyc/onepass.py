@@ -20,7 +20,7 @@ from functools import partial
 from math import prod
 from typing import NamedTuple
 
-from bettyc.calculus.hoist import below
+from bettyc.calculus.hoist import below, is_number
 from bettyc.expr import Graph
 from bettyc.ops.term import Term
 from bettyc.types import Dim, Tensor, number
@@ -313,7 +313,7 @@ class _Lines:
         kind = _kind(node.type.shape, self.shape)
         if kind == "column" and node.type.kind == "int":
             kind = "labels"
-        if kind is None or (kind == "scalar" and _number(self.graph, index)):
+        if kind is None or (kind == "scalar" and is_number(self.graph, index)):
             return None
         self.data[index] = kind
         self.names[index] = f"d{len(self.data)}"
@@ -391,7 +391,7 @@ def _with_rest(
         ridge = ridges[0]
         for another in ridges[1:]:
             ridge = ridge + another
-        if ridge.shape not in ((), _shape(graph, v)) or _number(graph, ridge.index):
+        if ridge.shape not in ((), _shape(graph, v)) or is_number(graph, ridge.index):
             return root, None
         args = (*args, ridge.index)
     more = {"scale": scale, "shift": shift, "ridged": bool(ridges)}
@@ -442,11 +442,3 @@ def _shape(graph: Graph, index: int) -> tuple[Dim, ...]:
 def _real(graph: Graph, index: int) -> bool:
     type_ = graph[index].type
     return isinstance(type_, Tensor) and type_.kind == "real"
-
-
-def _number(graph: Graph, index: int) -> bool:
-    """Whether emitted code holds the node as a Python number."""
-    node = graph[index]
-    if node.op in ("const", "size"):
-        return True
-    return bool(node.args) and all(_number(graph, a) for a in node.args)

@@ -60,12 +60,12 @@ def _base(graph: Graph, index: int, frontier: dict[int, None], views: frozenset[
         for arg in node.args:
             _base(graph, arg, frontier, views)
         return
-    if not (isinstance(node.type, Tensor) and not node.type.shape and _number(graph, index)):
+    if not (isinstance(node.type, Tensor) and not node.type.shape and is_number(graph, index)):
         frontier[index] = None
 
 
-def _number(graph: Graph, index: int) -> bool:
-    """Whether a value is a number that the text can say: no tensor is below it."""
+def is_number(graph: Graph, index: int) -> bool:
+    """Whether emitted code holds a value as a Python number: no tensor is below it."""
     reached = (graph[i] for i in graph.reachable([index]))
     return all(node.args or node.op in ("const", "size") for node in reached)
 
