@@ -10,8 +10,8 @@ start on the same tasks. All trained starts are judged by the same plain torch o
 `nearest` is pixel nearest neighbour. Each run is kept in figures/omniglot/ as soon as it is done,
 with its accuracy on 100 tasks half the way, and left out when asked for again: a series that was
 cut off goes on where it was. A run ends after `--minutes` of its own CPU time, done or not.
-`error` is the standard error over the tasks. The table of examples/README.md is brought up to
-date. One thread.
+`error` is the standard error over the tasks. The tables of examples/README.md are brought up to
+date (omniglot_table.py). One thread.
 """
 
 from __future__ import annotations
@@ -26,17 +26,12 @@ from typing import Any
 import torch
 from omniglot import Tasks, omniglot, read
 from omniglot_loop import SETTINGS, Loop, Weights, judged, nearest, network
+from omniglot_table import WAYS, place, write_tables
 
 import bettyc
 from bettyc.runtime.run import Run
 
-HERE = Path(__file__).parent
-PROGRAM = HERE / "maml_omniglot.mlo"
-KEPT = HERE / "figures" / "omniglot"
-README = HERE / "README.md"
-BEGIN, END = "<!-- omniglot: made by omniglot_figures.py -->", "<!-- end of omniglot -->"
-TITLES = {"maml": "MAML", "first_order": "first-order MAML", "imaml": "iMAML"}
-WAYS = ["nearest", *(way + end for way in TITLES for end in ("", "_loop"))]
+PROGRAM = Path(__file__).parent / "maml_omniglot.mlo"
 LOOKS = 2  # parts of a training, an accuracy after each
 
 
@@ -117,50 +112,6 @@ def _figures(found: list[float]) -> dict[str, Any]:
     return {"acc": round(float(values.mean()), 5), "error": round(error, 5), "tasks": len(found)}
 
 
-def place(name: str, alphabet: str, seed: int, characters: int = 5, shots: int = 1) -> Path:
-    other = "" if (characters, shots) == (5, 1) else f"-{characters}x{shots}"
-    return KEPT / f"{name}-{alphabet}-{seed}{other}.json"
-
-
-def kept(name: str, alphabet: str, seed: int) -> dict[str, Any] | None:
-    path = place(name, alphabet, seed)
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def table(seed: int) -> str:
-    """Accuracies by held-out alphabet, updates and CPU seconds; the mean of full columns."""
-    alphabets = sorted({path.stem.split("-")[1] for path in KEPT.glob(f"*-{seed}.json")})
-    heads = ["pixels", *(t for title in TITLES.values() for t in (title, "its loop"))]
-    lines = ["| held out | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    columns: list[list[float]] = [[] for _ in WAYS]
-    for alphabet in alphabets:
-        cells = []
-        for name, column in zip(WAYS, columns, strict=True):
-            found = kept(name, alphabet, seed)
-            if found:
-                column.append(found["acc"])
-            cells.append(_cell(found))
-        lines.append(f"| {alphabet} | " + " | ".join(cells) + " |")
-    means = [f"{100 * sum(c) / len(c):.1f}" if len(c) == len(alphabets) else "" for c in columns]
-    return "\n".join([*lines, "| mean | " + " | ".join(means) + " |"])
-
-
-def _cell(found: dict[str, Any] | None) -> str:
-    if not found:
-        return ""
-    text = f"{100 * found['acc']:.1f} ± {100 * found['error']:.1f}"
-    if "steps" in found:
-        text += f" ({found['steps']}, {found['seconds']:.0f} s)"
-    return text
-
-
-def write_table() -> None:
-    text = README.read_text()
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    README.write_text(f"{head}{BEGIN}\n{table(seed=0)}\n{END}{tail}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path")
@@ -175,18 +126,18 @@ def main() -> None:
     parser.add_argument("--again", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    KEPT.mkdir(parents=True, exist_ok=True)
     chosen = sorted(read(given.path)) if given.held_out == "all" else [given.held_out]
     for name in given.names:
         for given.held_out in chosen:
-            path = place(name, given.held_out, given.seed, given.characters, given.shots)
+            path = place(name, given.held_out, given.seed, f"{given.characters}x{given.shots}")
             if path.exists() and not given.again:
                 continue
             tasks = drawn(given, train=False, count=given.tasks)
             found = measured(given, name, tasks)
             print(name, given.held_out, found, flush=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(found) + "\n")
-            write_table()
+            write_tables()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import json
 import sys
 import zipfile
 from pathlib import Path
@@ -118,7 +119,7 @@ def test_the_program_takes_more_drawings_and_more_characters(ways: int, shots: i
 @pytest.fixture
 def figures(omniglot: Any) -> Any:
     yield importlib.import_module("omniglot_figures")
-    for name in ("omniglot_figures", "omniglot_loop"):
+    for name in ("omniglot_figures", "omniglot_loop", "omniglot_table"):
         del sys.modules[name]
 
 
@@ -182,21 +183,27 @@ def test_figures_are_judged_after_the_adaptation_of_the_program(
             torch.testing.assert_close(found[f"net.{name}"][k], value.detach(), rtol=0, atol=1e-5)
 
 
+@pytest.fixture
+def table(figures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """With nothing kept, and a README of its own."""
+    found = sys.modules["omniglot_table"]
+    (tmp_path / "README.md").write_text(f"before\n{found.BEGIN}\n{found.END}\nafter\n")
+    monkeypatch.setattr(found, "README", tmp_path / "README.md")
+    monkeypatch.setattr(found, "KEPT", tmp_path / "kept")
+    return found
+
+
 def test_what_is_kept_is_not_run_again(
-    figures: Any, given: argparse.Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    figures: Any, table: Any, given: argparse.Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{figures.BEGIN}\n{figures.END}\nafter\n")
-    monkeypatch.setattr(figures, "README", readme)
-    monkeypatch.setattr(figures, "KEPT", tmp_path / "kept")
     line = [given.path, "nearest", "first_order", "--held-out", "all", "--tasks", "2"]
     monkeypatch.setattr(sys, "argv", ["omniglot_figures.py", *line, "--minutes", "0"])
     figures.main()
-    found = figures.kept("first_order", "B", seed=0)
+    found = table.kept("first_order", "B")[0]
 
     assert (found["steps"], found["tasks"]) == (1, 2)  # stopped by the clock, judged all the same
     assert 0.0 <= found["acc"] <= 1.0
-    text = readme.read_text()
+    text = table.README.read_text()
     assert text.startswith("before")
     assert text.endswith("after\n")
     assert [line.split()[1] for line in text.splitlines()[4:7]] == ["A", "B", "mean"]
@@ -206,3 +213,52 @@ def test_what_is_kept_is_not_run_again(
 
     monkeypatch.setattr(figures, "measured", refuse)
     figures.main()
+
+
+def keep(table: Any, name: str, alphabet: str, accs: list[float], size: str = "5x1") -> None:
+    """A run per seed, of 10 and 20 seconds in turn."""
+    table.KEPT.mkdir(exist_ok=True)
+    for seed, acc in enumerate(accs):
+        run = {"acc": acc, "error": 0.005, "steps": 500, "seconds": 10.0 + 10.0 * seed}
+        table.place(name, alphabet, seed, size).write_text(json.dumps(run))
+
+
+def test_tables_take_means_over_seeds(table: Any) -> None:
+    keep(table, "maml", "A", [0.80, 0.90])
+    keep(table, "maml", "B", [0.70])
+    keep(table, "maml_loop", "A", [0.81])
+    keep(table, "imaml", "A", [0.11], "20x1")
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in table.accuracies().splitlines()
+    ]
+
+    assert rows[0][1:4] == ["pixels", "MAML", "its loop"]
+    assert rows[2][:5] == ["A", "", "85.0 ± 0.5 (2)", "81.0 ± 0.5", ""]
+    assert rows[3][:4] == ["B", "", "70.0 ± 0.5", ""]
+    assert rows[4][:4] == ["mean", "", "77.5", ""]  # of alphabets; a column with a gap has none
+    assert rows[5][:4] == ["updates", "", "500", "500"]
+    assert rows[6][:4] == ["CPU seconds", "", "13", "10"]
+
+
+def test_differences_are_of_runs_with_the_same_seed(table: Any) -> None:
+    keep(table, "maml", "A", [0.80, 0.90])
+    keep(table, "maml_loop", "A", [0.81, 0.88])
+    keep(table, "maml", "B", [0.70, 0.99])
+    keep(table, "maml_loop", "B", [0.68])
+    head, _, line, *others = table.differences().splitlines()
+
+    assert head == "| above the loop | A | B | mean | pairs |"
+    # -1, +2 and +2 points: mean 1, standard deviation 3^0.5, standard error 1
+    assert line == "| MAML | +0.5 | +2.0 | +1.0 ± 1.0 | 3 |"
+    assert others[1] == "| iMAML |  |  |  | 0 |"
+
+
+def test_tasks_of_other_sizes_have_a_table_of_their_own(table: Any) -> None:
+    assert table.others() == ""
+    keep(table, "maml", "A", [0.95], "5x5")
+    keep(table, "imaml_loop", "A", [0.75, 0.77], "20x1")
+    *_, few, many = table.others().splitlines()
+
+    assert few == "| A, 5 characters, 5 drawings each |  | 95.0 ± 0.5 |  |  |  |  |  |"
+    assert many == "| A, 20 characters, 1 drawing each |  |  |  |  |  |  | 76.0 ± 0.5 (2) |"
+    assert all(not cell.strip() for cell in table.accuracies().splitlines()[2].split("|")[2:-1])
