@@ -40,6 +40,7 @@ SEEDS = {
     "lqr": 5,
     "meta_weight_net": 5,
     "meta_weight_net_resnet": 5,
+    "mixture_gan": 8,
     "pendulum": 5,
     "portfolio": 5,
     "redundancy": 5,
@@ -60,6 +61,7 @@ VARIANTS: dict[str, dict[str, dict[str, int | float | str]]] = {
         "_uniform": {"background": -1},
         "_uniform_early": {"background": -1, "run.steps": 200},
     },
+    "mixture_gan": {"": {}, "_thick": {"spread": 1.0}, "_decayed": {"l2": 0.05}},
 }
 
 # search_cells.py, omniglot_figures.py, tune_augmentation.py and tune_loss_weights.py measure these.

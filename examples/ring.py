@@ -1,4 +1,6 @@
-"""Data and measures of gan.mlo: eight normal distributions on a circle (Metz et al. 2017)."""
+"""Eight normal distributions on a circle (Metz et al. 2017): data of gan.mlo and mixture_gan.mlo,
+and measures of the first.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,16 @@ def sampled(count: int, noise: int) -> dict[str, Tensor]:
     """New points x of shape (count, 2), and noise z of shape (count, noise) for a generator."""
     x = centres()[torch.randint(MODES, (count,))] + SPREAD * torch.randn(count, 2)
     return {"x": x, "z": torch.randn(count, noise)}
+
+
+def pair(count: int, radius: float, spread: float) -> dict[str, Tensor]:
+    """Two samples x and z, both of shape (count, 2), of the mixture with that radius and spread."""
+
+    def one() -> Tensor:
+        at = centres()[torch.randint(MODES, (count,))] * (radius / RADIUS)
+        return at + spread * torch.randn(count, 2)
+
+    return {"x": one(), "z": one()}
 
 
 def modes(points: Tensor) -> Tensor:

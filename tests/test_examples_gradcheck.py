@@ -46,8 +46,9 @@ def test_the_compiler_derives_what_plain_autograd_does(path: Path) -> None:
     assert (count > 0) == (path.stem not in SINGLE)
 
 
-def test_the_gan_is_right_for_the_nested_problem_of_a_small_critic() -> None:
-    assert rows_of(EXAMPLES[0].parent / "gan.mlo", ("differences",), "solved", 1) > 0
+@pytest.mark.parametrize("name", ["gan", "mixture_gan"])
+def test_the_gan_is_right_for_the_nested_problem_of_a_small_critic(name: str) -> None:
+    assert rows_of(EXAMPLES[0].parent / f"{name}.mlo", ("differences",), "solved", 1) > 0
 
 
 @pytest.mark.slow
