@@ -22,7 +22,7 @@ from bettyc.diagnostics.render import render
 from bettyc.driver import Checked
 from bettyc.failures import InputError
 from bettyc.model import DataSet
-from bettyc.options import Options
+from bettyc.options import OPT, Options
 from bettyc.plan import Plan, from_json
 from bettyc.types import Type
 
@@ -169,7 +169,7 @@ class Program:
 
         return info(self.checked)
 
-    def plan(self, *, opt: int = 1, device: str | None = None, seed: int | None = None) -> Plan:
+    def plan(self, *, opt: int = OPT, device: str | None = None, seed: int | None = None) -> Plan:
         """The plan with dims bound as far as files tell; for looking at. Raises MloError."""
         from bettyc.link import link
         from bettyc.planner import make_plan
@@ -183,7 +183,7 @@ class Program:
         externs: Mapping[str, Any] | None = None,
         *,
         device: str | None = None,
-        opt: int = 1,
+        opt: int = OPT,
         seed: int | None = None,
     ) -> CompiledPlan:
         """Bind the data and plan.

@@ -6,6 +6,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# The level of optimization where none is asked for. At 2 a level is compiled only where its updates
+# in the run repay that (`runtime.compiled.REPAID`), so that no short run waits for a compiler.
+OPT = 2
+
 
 @dataclass(frozen=True)
 class Options:

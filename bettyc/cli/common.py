@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bettyc.options import Options
+from bettyc.options import OPT, Options
 
 if TYPE_CHECKING:
     from bettyc.diagnostics.model import Diagnostic
@@ -43,6 +43,14 @@ def _apply(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
         return function
 
     return decorate
+
+
+def optimization_option(function: F) -> F:
+    """How much of a run is compiled."""
+    return click.option(
+        "-O", "opt", type=click.IntRange(0, 2), default=OPT, show_default=True, metavar="0|1|2",
+        help="0: plain autograd; 1: derivatives in closed form; 2: steps compiled where that pays.",
+    )(function)  # fmt: skip
 
 
 def global_options(*formats: str) -> Callable[[F], F]:

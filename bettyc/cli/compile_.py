@@ -9,6 +9,7 @@ import click
 from bettyc.cli.common import (
     Failed,
     global_options,
+    optimization_option,
     program_options,
     read_program,
     report,
@@ -28,15 +29,7 @@ from bettyc.cli.common import (
     type=click.Path(dir_okay=False),
     help="Where the plan goes; default PROGRAM.mlop, - prints it.",
 )
-@click.option(
-    "-O",
-    "opt",
-    type=click.IntRange(0, 2),
-    default=1,
-    show_default=True,
-    metavar="0|1|2",
-    help="0: plain autograd; 1: derivatives in closed form; 2: steps compiled where that pays.",
-)
+@optimization_option
 @click.option("--device", metavar="DEVICE", help="cpu, cuda or auto, in place of run.device.")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Seed, in place of run.seed.")
 @program_options

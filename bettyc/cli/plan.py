@@ -10,6 +10,7 @@ import click
 from bettyc.cli.common import (
     Failed,
     global_options,
+    optimization_option,
     program_options,
     read_program,
     report,
@@ -24,15 +25,7 @@ from bettyc.cli.planning import bound, planned
 @click.option(
     "--why", is_flag=True, help="Give the reason for every choice, and against the others."
 )
-@click.option(
-    "-O",
-    "opt",
-    type=click.IntRange(0, 2),
-    default=1,
-    show_default=True,
-    metavar="0|1|2",
-    help="0: plain autograd; 1: derivatives in closed form; 2: steps compiled where that pays.",
-)
+@optimization_option
 @click.option(
     "--memory", is_flag=True, help="Compare what differentiating needs with the device's memory."
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bettyc.cli.common import Failed, Settings, report, sound
+from bettyc.options import OPT
 
 if TYPE_CHECKING:
     from bettyc.driver import Checked
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 EARLY = ("tokens", "ast")  # shown of programs with errors too
 
 
-def emit(checked: Checked, s: Settings, *, opt: int = 1) -> None:
+def emit(checked: Checked, s: Settings, *, opt: int = OPT) -> None:
     """Print the stages that `--emit` names, under a heading each where there are several."""
     if any(stage not in EARLY for stage in s.emit):
         sound(checked, s)

@@ -14,6 +14,7 @@ from bettyc.expr import Graph
 from bettyc.graph import edges
 from bettyc.hierarchy import Hierarchy
 from bettyc.model import Call, Model, Value
+from bettyc.options import OPT
 from bettyc.plan import FORMAT, Candidate, Cost, LevelPlan, Plan, Repeat, Solve, Step
 from bettyc.planner import choose, compat, cost
 from bettyc.planner.decide import Decisions, decide, inner, pace
@@ -23,7 +24,7 @@ from bettyc.planner.kernels import kernels
 
 
 def make_plan(
-    checked: Checked, *, opt: int = 1, device: str | None = None, seed: int | None = None
+    checked: Checked, *, opt: int = OPT, device: str | None = None, seed: int | None = None
 ) -> tuple[Plan | None, list[Diagnostic]]:
     """The plan of a program without errors, or what prevents one."""
     model, h = checked.model, checked.hierarchy
