@@ -1,6 +1,6 @@
 """The graph of a program as people see it: levels, edges between them, paths of the hypergradient.
 
-`bettyc.hierarchy` infers who is above whom; this module puts the result into a NetworkX graph in
+`bettyc.inference` finds who is above whom; this module puts the result into a NetworkX graph in
 which every edge knows the mention in the source that made it. An edge points along the flow of
 values: from the level that is read to the level that reads.
 """

@@ -173,7 +173,7 @@ def _half_precision(f: Facts, model: Model) -> list[Diagnostic]:
 
 def _held_out(model: Model, graph: Graph, h: Hierarchy) -> list[Diagnostic]:
     """MLO0905: metrics, but none on data that no level learns from."""
-    from bettyc.analysis import data_of
+    from bettyc.held_out import data_of
 
     if not model.metrics or not model.data:
         return []

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bettyc.analysis import data_of
 from bettyc.diagnostics.model import Diagnostic, Label, Note
 from bettyc.diagnostics.registry import report
 from bettyc.expr import Graph
 from bettyc.failures import InputError
+from bettyc.held_out import data_of
 from bettyc.hierarchy import Hierarchy
 from bettyc.model import DataSet, Model
 from bettyc.types import Tensor, tensors

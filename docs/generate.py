@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from bettyc import ops, settings
+from bettyc import ops, setting_values, settings
 from bettyc.cli.list_ import DOMAINS
 from bettyc.cli.main import VERBS, bettyc
 from bettyc.diagnostics.explain import listing
@@ -152,7 +152,7 @@ def _functions(names: Iterable[str]) -> str:
 def settings_page() -> str:
     parts = []
     for block, title in (("level", "Of a level"), ("run", "Of the run")):
-        checker = settings.Checker()
+        checker = setting_values.Checker()
         rows = []
         for name, kind in settings.BLOCKS[block].items():
             default = "" if kind.default is None else code(settings.show(kind.default))

@@ -19,7 +19,8 @@ from bettyc.grammar import ast
 from bettyc.model import Call, Formula, Level, Read, Ref, Setting, Value, Variable
 from bettyc.ops import INITIAL
 from bettyc.patterns import unmatched
-from bettyc.settings import BLOCKS, Checker, Kind
+from bettyc.setting_values import Checker
+from bettyc.settings import BLOCKS, Kind
 from bettyc.types import POISON, Poison, Tensor
 
 # strategies that differentiate the updates themselves, so that the starting point has a gradient

@@ -15,7 +15,8 @@ from bettyc.elaborate.scope import Scope, Unit
 from bettyc.elaborate.values import BAD, Cell
 from bettyc.expr import Graph
 from bettyc.grammar import ast
-from bettyc.hierarchy import Hierarchy, Mentions, infer
+from bettyc.hierarchy import Hierarchy, Mentions
+from bettyc.inference import infer
 from bettyc.model import Level, Metric, Model, Setting
 from bettyc.types import Poison, tensors
 

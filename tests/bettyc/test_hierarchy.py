@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from graphlib import CycleError
 
 import networkx
 import pytest
@@ -12,7 +13,8 @@ from bettyc.diagnostics.apply import apply_edits
 from bettyc.diagnostics.span import Span
 from bettyc.grammar import ast
 from bettyc.grammar.parse import parse
-from bettyc.hierarchy import CycleError, Mentions, infer
+from bettyc.hierarchy import Mentions
+from bettyc.inference import infer
 from bettyc.model import Read
 
 GAME = """
