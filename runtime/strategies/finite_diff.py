@@ -6,9 +6,11 @@ r"""Cross terms by a central difference of the lower gradient.
 One step of the lower level is differentiated, so it is right where the level takes one plain
 gradient step per step above, and cheap everywhere: two gradients, no second derivative, one vector
 of memory. The difference errs by O(eps^2) in the third derivative and by O(rounding / eps). The
-variables are perturbed as a copy; what the objective detaches stays what it is at theta_Q.
+variables are perturbed as a copy; what the objective detaches stays what it is at theta_Q. Where
+kinks (of a ReLU, of a maximum) lie between the two points, they are counted too.
 
-Liu, Simonyan, Yang. DARTS, ICLR 2019, arXiv:1806.09055, equation 8.
+Liu, Simonyan, Yang. DARTS, ICLR 2019, arXiv:1806.09055, equation 8, but around the variables after
+the step; DARTS takes it around those before, which is what `sama` does.
 """
 
 from __future__ import annotations

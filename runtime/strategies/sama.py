@@ -7,8 +7,10 @@ The derivative of the last inner update of the real optimizer (any that is diffe
 bias correction and weight decay included): what `unroll` of one step gives, without second
 derivatives. As far from the implicit gradient as one step is from convergence. One gradient and one
 vector-Jacobian product of the update for u, two gradients for the difference; with `accumulate`, as
-many of each as an update has gradients. Where the gradient is
-exactly zero, Adam's Jacobian is bounded only by its eps.
+many of each as an update has gradients. Where the gradient is exactly zero, Adam's Jacobian is
+bounded only by its eps. With sgd and one step, the second order of DARTS, equations 7 and 8. Where
+kinks (of a ReLU, of a maximum) lie between the two points, they are counted too;
+`unroll(truncate = 1)` has no such error.
 
 Choe, Mehta, Ahn, Neiswanger, Xie, Strubell, Xing. NeurIPS 2023, arXiv:2310.05674.
 """
