@@ -67,7 +67,8 @@ def make_plan(
     # auto is off: nobody has measured yet, on a GPU, that graphs are right and faster there
     asked = word(model.setting("cuda_graphs"), "auto") == "on"
     plan = replace(plan, cuda_graphs="on" if asked else "off", graphs=taken)
-    return plan, [*found, *(_without_graphs(plan) if asked else ())]
+    missed = _without_graphs(plan) if asked and plan.device != "cpu" else []
+    return replace(plan, warnings=(*warnings, *(d.message for d in missed))), [*found, *missed]
 
 
 def _without_graphs(plan: Plan) -> list[Diagnostic]:

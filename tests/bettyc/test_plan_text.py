@@ -145,6 +145,17 @@ def test_what_direct_curvature_drops_is_said() -> None:
     assert "warnings   none" not in shown
 
 
+def test_what_cannot_be_recorded_on_a_gpu_is_a_warning_of_the_plan() -> None:
+    program = TWO.replace("FIT", "optimizer = lbfgs(tol = 1e-6)")
+    asked = program.replace("run {", "run { cuda_graphs = on ")
+    warned = "`steps of fit` runs without a CUDA graph: `lbfgs` looks at numbers"
+
+    assert warned in " ".join(plan_of(asked).warnings)
+    assert warned in text(plan_of(asked))
+    assert plan_of(program).warnings == ()
+    assert plan_of(asked.replace("run {", "run { device = cpu ")).warnings == ()
+
+
 def test_levels_that_nothing_orders_are_named() -> None:
     game = plan_of("""
         level one { var x : real = 1  minimize x^2 + x * detach(two.y)  optimizer = sgd(lr = 0.1) }
