@@ -33,7 +33,7 @@ SEEDS = {
     "coreset": 5,
     "data_pruning": 5,
     "dirac_gan": 8,
-    "gan": 3,
+    "gan": 8,
     "learned_optimizer": 3,
     "learning_by_ignoring": 5,
     "learning_to_reweight": 5,
@@ -55,6 +55,10 @@ VARIANTS: dict[str, dict[str, dict[str, int | float | str]]] = {
         "_drop_20": {"drop": 0.2},
         "_drop_40": {"drop": 0.4},
         "_drop_50": {"drop": 0.5},
+    },
+    "gan": {
+        "": {},
+        "_ten": {"critic.steps": 10, "critic_plain.steps": 10, "run.steps": 600},
     },
     "learning_to_reweight": {
         "": {},
