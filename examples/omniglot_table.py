@@ -66,12 +66,12 @@ def differences() -> str:
 
 
 def others() -> str:
-    """Tasks of other sizes; empty where none is kept."""
+    """Tasks of other sizes, after how many updates; empty where none is kept."""
     lines = [["held out, tasks", *HEADS]]
     for size, title in SIZES.items():
         for alphabet in sorted({path.stem.split("-")[1] for path in KEPT.glob(f"*-{size}.json")}):
-            cells = [_cell(kept(name, alphabet, size)) for name in WAYS]
-            lines.append([f"{alphabet}, {title}", *cells])
+            found = [kept(name, alphabet, size) for name in WAYS]
+            lines.append([f"{alphabet}, {title}", *(_cell(runs) + _after(runs) for runs in found)])
     return _table(lines) if lines[1:] else ""
 
 
@@ -104,6 +104,11 @@ def _cell(runs: dict[int, Kept]) -> str:
     error = 100 * mean(run["error"] for run in runs.values())
     seeds = f" ({len(runs)})" if len(runs) > 1 else ""
     return f"{_percent([_acc(runs)])} ± {error:.1f}{seeds}"
+
+
+def _after(runs: dict[int, Kept]) -> str:
+    steps = {run["steps"] for run in runs.values() if "steps" in run}
+    return f", {'/'.join(str(n) for n in sorted(steps))} updates" if steps else ""
 
 
 def _table(lines: list[list[str]]) -> str:

@@ -259,6 +259,6 @@ def test_tasks_of_other_sizes_have_a_table_of_their_own(table: Any) -> None:
     keep(table, "imaml_loop", "A", [0.75, 0.77], "20x1")
     *_, few, many = table.others().splitlines()
 
-    assert few == "| A, 5 characters, 5 drawings each |  | 95.0 ± 0.5 |  |  |  |  |  |"
-    assert many == "| A, 20 characters, 1 drawing each |  |  |  |  |  |  | 76.0 ± 0.5 (2) |"
+    assert few == "| A, 5 characters, 5 drawings each |  | 95.0 ± 0.5, 500 updates |  |  |  |  |  |"
+    assert many == f"| A, 20 characters, 1 drawing each |{'  |' * 6} 76.0 ± 0.5 (2), 500 updates |"
     assert all(not cell.strip() for cell in table.accuracies().splitlines()[2].split("|")[2:-1])
