@@ -75,7 +75,11 @@ LEVEL: dict[str, Kind] = {
     "clip_value": Kind(("positive",), "largest entry of the gradient"),
     "precision": Kind(("choice",), "precision of this level", choices=PRECISIONS),
     "accumulate": Kind(("count",), "batches per update", 1),
-    "warmup": Kind(("natural",), "updates before the level above first moves", 0),
+    "warmup": Kind(
+        ("natural",),
+        "updates before the level above first moves; `unroll` and its like do not go through them",
+        0,
+    ),
     "freeze": Kind(("text", "texts"), "parameters that stay as they are, by pattern", ()),
     "recompute": Kind(
         ("flag", "text", "texts"),

@@ -57,7 +57,7 @@ class Executor:
 
         Those are the rounds of the last repeat of the program; what stands before it goes first.
         """
-        main = max((j for j, i in enumerate(self.program) if isinstance(i, Repeat)), default=-1)
+        main = self._main()
         for j in range(self._take(), len(self.program)):
             instruction = self.program[j]
             self.position = [j]
@@ -66,6 +66,7 @@ class Executor:
                 continue
             if j != main:
                 self._repeat(instruction)
+                self._warmed(instruction)
                 continue
             for i in range(self._take(), instruction.times):
                 self.position = [j, i]
@@ -172,12 +173,33 @@ class Executor:
         self.moved(instruction.level)
         return met
 
+    def _main(self) -> int:
+        """Where the rounds of the program are; warm-ups stand before them."""
+        return max((j for j, i in enumerate(self.program) if isinstance(i, Repeat)), default=-1)
+
     def respond(self, level: str) -> None:
         """Bring the levels below to their responses: what the program does before the level's own
-        update.
+        update, warm-ups included where it has not begun.
         """
         body, index = _enclosing(self.program, level)
+        if not self.position and not self._resume:
+            self.warm_up(self.program[: max(self._main(), 0)])
         self.perform(body[:index])
+
+    def warm_up(self, program: Program) -> None:
+        """Execute what goes before the first round."""
+        for instruction in program:
+            self.perform((instruction,))
+            self._warmed(instruction)
+
+    def _warmed(self, instruction: Instruction) -> None:
+        """What a level did in its warm-up is no part of the steps that a strategy goes through:
+        those are `steps`, the first time as every other time.
+        """
+        if isinstance(instruction, Repeat):
+            last = instruction.body[-1]
+            assert isinstance(last, Step | Solve)
+            self.stages[last.level].stale = True
 
     def perform(self, body: Program) -> None:
         """Execute instructions apart from the program's own course, whose place is kept."""

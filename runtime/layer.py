@@ -175,7 +175,7 @@ class Layer(nn.Module):
                 )
         run.executor.step = self._calls
         if not self._calls:
-            run.executor.perform(part_.fragment.warmups)
+            run.executor.warm_up(part_.fragment.warmups)
         run.executor.perform(part_.fragment.body)
         for name in part_.group:
             if not bool(torch.isfinite(run.state.theta[name]).all()):

@@ -307,8 +307,9 @@ class Run:
         """The derivative of the level's objective along the responses of the levels below it.
 
         respond: first bring those levels to their responses, as the program would before the
-        level moves. The run is left as it was: variables, samplers and random numbers. Raises
-        KeyError for a level that the program does not move.
+        level moves, with their warm-ups where the run has not begun. The run is left as it was:
+        variables, samplers and random numbers. Raises KeyError for a level that the program does
+        not move.
         """
         if level not in self.stages:
             raise KeyError(f"no level `{level}`; there are {', '.join(self.plan.order)}")

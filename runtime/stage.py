@@ -106,7 +106,7 @@ class Stage:
         self.losses: list[Tensor | Later] = []  # since the last output
         self.sign = -1.0 if level.sense == "maximize" else 1.0
         self._begun: Tensor | None = None  # where every start is, if none draws anything
-        self.stale = False  # a level above has moved since the last update
+        self.stale = False  # a level above has moved since the last update, or the warm-up ended
         self.solved: Solved | None = None
         self.gradient: Gradient = self.own_gradient
         self.foreseen: Foreseen | None = None

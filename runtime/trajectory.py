@@ -42,7 +42,8 @@ class Record(NamedTuple):
 
 @dataclass
 class Trajectory:
-    """The updates of one level since its last start, or since the level above last moved.
+    """The updates of one level since its last start, since its warm-up, or since the level above
+    last moved.
 
     advance: one step of the optimizer. origin: theta at the start as a function of the other
     levels (`start = copy(...)`) and of itself before it; None where it does not depend on them.
