@@ -68,8 +68,10 @@ VARIANTS: dict[str, dict[str, dict[str, int | float | str]]] = {
     "mixture_gan": {"": {}, "_thick": {"spread": 1.0}, "_decayed": {"l2": 0.05}},
 }
 
-# search_cells.py, omniglot_figures.py, tune_augmentation.py and tune_loss_weights.py measure these.
+# search_cells.py, omniglot_figures.py, sinusoid_figures.py, tune_augmentation.py and
+# tune_loss_weights.py measure these.
 ELSEWHERE = {
+    "anil_sinusoid",
     "augmentation",
     "augmentation_fixed",
     "darts",
@@ -77,6 +79,10 @@ ELSEWHERE = {
     "loss_weights",
     "loss_weights_fixed",
     "maml_omniglot",
+    "maml_sinusoid",
+    "maml_sinusoid_first_order",
+    "maml_sinusoid_imaml",
+    "reptile_sinusoid",
 }
 
 

@@ -16,8 +16,8 @@ from bettyc.cli.gradcheck import compare
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.mlo"))
 # Those whose levels below the top are solved by Newton's method within a minute.
 SOLVED = ("dro", "elastic_net", "four_levels", "hpo_of_hpo", "logistic_hpo", "ridge_hpo")
-# Those in which no level depends on the solution of another.
-SINGLE = ("augmentation_fixed", "darts_retrain", "loss_weights_fixed")
+# Those in which no level depends on the solution of another, or only on it as a constant.
+SINGLE = ("augmentation_fixed", "darts_retrain", "loss_weights_fixed", "reptile_sinusoid")
 
 
 def rows_of(path: Path, against: tuple[str, ...], profile: str | None, most: int = 20) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,42 @@ def test_first_order_maml_on_sine_waves() -> None:
     run.executor.respond("meta")
 
     assert_same(found, meta_gradient(run, steps=5, lr=0.01, first_order=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("maml_sinusoid", 5),
+        ("maml_sinusoid_first_order", 5),
+        ("maml_sinusoid_imaml", 16),
+        ("anil_sinusoid", 5),
+        ("reptile_sinusoid", 32),
+    ],
+)
+def test_the_waves_are_judged_by_the_steps_of_the_program(
+    name: str, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    judge = importlib.import_module("sinusoid_figures")
+    for module in ("sinusoid_figures", "sinusoids", "figures"):
+        monkeypatch.delitem(sys.modules, module)
+    program, profile = judge.PROGRAMS[name]
+    # the start hardly moves in the update, so that metrics speak of the start that was judged
+    given = {"run.precision": "fp64", "meta.optimizer.lr": 1e-12, "run.eval": "every(1)"}
+    run = bettyc.load(EXAMPLES / f"{program}.mlo", profile=profile, set=given).compile().start()
+    start = judge.start_of(name, run)
+    metrics = run.step().metrics
+    tasks = [
+        {part: {c: task[f"{part}.{c}"] for c in "xy"} for part in ("support", "query")}
+        for task in run.tasks["adapt"].tasks
+    ]
+    before, after = judge.judged(start, tasks)
+
+    assert start.steps == steps
+    assert len(tasks) == 16
+    assert metrics["error_unadapted"] == pytest.approx(before, rel=1e-9)
+    assert metrics["error"] == pytest.approx(after, rel=1e-9)
+    assert abs(after - before) > 1e-4
 
 
 def test_first_order_takes_no_gradient_again(monkeypatch: pytest.MonkeyPatch) -> None:
