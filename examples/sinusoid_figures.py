@@ -1,6 +1,7 @@
 """Five algorithms of meta-learning on sine waves, judged on waves that no training has seen.
 
-    python examples/sinusoid_figures.py
+    python examples/sinusoid_figures.py                   all of them
+    python examples/sinusoid_figures.py anil_sinusoid     some; the figures of the others stay
 
 Trains maml_sinusoid.mlo (MAML, and its profiles first_order and imaml), anil_sinusoid.mlo and
 reptile_sinusoid.mlo from the seeds 0 to 2, and judges what they start from in plain torch: on 1000
@@ -13,6 +14,8 @@ One thread.
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,15 +44,22 @@ PROGRAMS: dict[str, tuple[str, str | None]] = {
 
 
 class Start:
-    """Networks in a row, of which those named `adapted` take steps on a wave: `steps` of gradient
-    descent at the rate `lr` on the error plus near/2 |w - start|^2.
+    """Networks in a row, of which the one named `adapted` takes `steps` on a wave: gradient
+    descent at the rate `lr` on the error plus near/2 |w - start|^2, with gradients scaled down to
+    the norm `clip`.
     """
 
     def __init__(
-        self, layers: dict[str, nn.Module], adapted: str, steps: int, lr: float, near: float = 0.0
+        self,
+        layers: dict[str, nn.Module],
+        adapted: str,
+        steps: int,
+        lr: float,
+        near: float = 0.0,
+        clip: float = math.inf,
     ) -> None:
         self.layers, self.adapted = layers, adapted
-        self.steps, self.lr, self.near = steps, lr, near
+        self.steps, self.lr, self.near, self.clip = steps, lr, near, clip
 
     def errors(self, task: Task) -> tuple[float, float]:
         """The mean squared errors on the queries: before and after the steps."""
@@ -60,10 +70,12 @@ class Start:
             w = {n: p.requires_grad_() for n, p in w.items()}
             found = torch.autograd.grad(self._error(w, task["support"]), list(w.values()))
             with torch.no_grad():
-                w = {
-                    n: p - self.lr * (g + self.near * (p - start[n]))
-                    for (n, p), g in zip(w.items(), found, strict=True)
-                }
+                pairs = zip(w.items(), found, strict=True)
+                slopes = {n: g + self.near * (p - start[n]) for (n, p), g in pairs}
+                norm = torch.stack([g.square().sum() for g in slopes.values()]).sum().sqrt().item()
+                # as torch.nn.utils.clip_grad_norm_
+                rate = self.lr * min(1.0, self.clip / (norm + 1e-6))
+                w = {n: p - rate * slopes[n] for n, p in w.items()}
         return before, self._error(w, task["query"]).item()
 
     def _error(self, w: dict[str, Tensor], part: dict[str, Tensor]) -> Tensor:
@@ -77,12 +89,15 @@ def start_of(name: str, run: Run) -> Start:
     """What the waves start from in a run, and how they go on from there."""
     program = PROGRAMS[name][0]
     meta: Any = run["meta"]
-    level = run.plan.level("adapt")
-    steps, lr = level.steps, float(dict(level.optimizer.named)["lr"])
+    level = run.plan.model.level("adapt")
+    planned = run.plan.level("adapt")
+    steps, lr = planned.steps, float(dict(planned.optimizer.named)["lr"])
     if program == "anil_sinusoid":
         return Start({"body": meta.body, "head": meta.head}, "head", steps, lr)
     near = next((float(p.value) for p in run.plan.model.params if p.path == "near"), 0.0)
-    return Start({"net": meta.net}, "net", steps, lr, near)
+    clip = level.setting("clip")
+    largest = float(clip) if isinstance(clip, int | float) else math.inf
+    return Start({"net": meta.net}, "net", steps, lr, near, largest)
 
 
 def judged(start: Start, tasks: Sequence[Task]) -> tuple[float, float]:
@@ -108,10 +123,11 @@ def pooled(steps: int, seed: int) -> Start:
     return Start({"net": net}, "net", steps=5, lr=0.01)
 
 
-def main() -> None:
+def main(names: Sequence[str]) -> None:
     torch.set_num_threads(1)
     tasks = Sinusoids(1000, 10, 10, seed=1)
-    for name, (program, profile) in PROGRAMS.items():
+    for name in names:
+        program, profile = PROGRAMS[name]
         values: figures.Values = {}
         seconds = 0.0
         for seed in range(SEEDS):
@@ -133,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or list(PROGRAMS))

@@ -84,6 +84,8 @@ def test_the_waves_are_judged_by_the_steps_of_the_program(
     program, profile = judge.PROGRAMS[name]
     # the start hardly moves in the update, so that metrics speak of the start that was judged
     given = {"run.precision": "fp64", "meta.optimizer.lr": 1e-12, "run.eval": "every(1)"}
+    if name == "maml_sinusoid_imaml":
+        given["adapt.clip"] = 1.0  # every gradient is longer than that
     run = bettyc.load(EXAMPLES / f"{program}.mlo", profile=profile, set=given).compile().start()
     start = judge.start_of(name, run)
     metrics = run.step().metrics
