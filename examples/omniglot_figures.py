@@ -3,6 +3,7 @@
     python examples/omniglot_figures.py ZIP                           Latin held out
     python examples/omniglot_figures.py ZIP maml --held-out all       five runs, one alphabet each
     python examples/omniglot_figures.py ZIP maml imaml_loop --again   measure again what is kept
+    python examples/omniglot_figures.py ZIP maml --time 25            CPU time beside the loop
 
 ZIP: images_background_small1.zip. `maml_loop`, `first_order_loop` and `imaml_loop` are the same
 algorithms as loops over tasks in plain torch (omniglot_loop.py): as many meta-steps from the same
@@ -112,6 +113,21 @@ def _figures(found: list[float]) -> dict[str, Any]:
     return {"acc": round(float(values.mean()), 5), "error": round(error, 5), "tasks": len(found)}
 
 
+def timed(given: argparse.Namespace, way: str) -> tuple[float, float]:
+    """CPU seconds of an update of bettyc and of the loop: the means over `--time` of each in turn,
+    after three that are not counted.
+    """
+    runs = (trained(given, way), looped(given, way))
+    seconds = [0.0, 0.0]
+    for k in range(given.time + 3):
+        for j, run in enumerate(runs):
+            begin = time.process_time()
+            next(run)
+            if k >= 3:
+                seconds[j] += time.process_time() - begin
+    return seconds[0] / given.time, seconds[1] / given.time
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path")
@@ -124,8 +140,16 @@ def main() -> None:
     parser.add_argument("--characters", type=int, default=5, help="of a task")
     parser.add_argument("--shots", type=int, default=1, help="drawings of each to adapt to")
     parser.add_argument("--again", action="store_true")
+    parser.add_argument(
+        "--time", type=int, default=0, help="updates to time, in place of a training"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.time:
+        for way in [name for name in given.names if name in SETTINGS]:
+            ours, loop = timed(given, way)
+            print(f"{way}: {1000 * ours:.1f} ms, loop {1000 * loop:.1f} ms, {ours / loop:.2f}")
+        return
     chosen = sorted(read(given.path)) if given.held_out == "all" else [given.held_out]
     for name in given.names:
         for given.held_out in chosen:

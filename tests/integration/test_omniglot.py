@@ -215,6 +215,29 @@ def test_what_is_kept_is_not_run_again(
     figures.main()
 
 
+def test_updates_are_timed_in_turn_after_three_that_are_not_counted(
+    figures: Any, given: argparse.Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, order = [0.0], []
+
+    def worked(name: str, first: float, later: float) -> Any:
+        def run(*_: object) -> Any:
+            for k in range(10):
+                clock[0] += first if k < 3 else later
+                order.append(name)
+                yield {}
+
+        return run
+
+    monkeypatch.setattr(figures.time, "process_time", lambda: clock[0])
+    monkeypatch.setattr(figures, "trained", worked("bettyc", 100.0, 2.0))
+    monkeypatch.setattr(figures, "looped", worked("loop", 50.0, 3.0))
+    given.time = 4
+
+    assert figures.timed(given, "maml") == (2.0, 3.0)
+    assert order == ["bettyc", "loop"] * 7
+
+
 def keep(table: Any, name: str, alphabet: str, accs: list[float], size: str = "5x1") -> None:
     """A run per seed, of 10 and 20 seconds in turn."""
     table.KEPT.mkdir(exist_ok=True)
