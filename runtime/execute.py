@@ -193,13 +193,14 @@ class Executor:
             self._warmed(instruction)
 
     def _warmed(self, instruction: Instruction) -> None:
-        """What a level did in its warm-up is no part of the steps that a strategy goes through:
-        those are `steps`, the first time as every other time.
+        """What levels did in a warm-up is no part of the steps that a strategy goes through: those
+        are `steps`, the first time as every other time.
         """
         if isinstance(instruction, Repeat):
-            last = instruction.body[-1]
-            assert isinstance(last, Step | Solve)
-            self.stages[last.level].stale = True
+            for inner in instruction.body:
+                self._warmed(inner)
+        else:
+            self.stages[instruction.level].stale = True
 
     def perform(self, body: Program) -> None:
         """Execute instructions apart from the program's own course, whose place is kept."""

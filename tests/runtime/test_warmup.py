@@ -74,3 +74,19 @@ def test_a_layer_goes_through_the_steps_of_one_round() -> None:
 
     assert float(out.w.detach()) == pytest.approx(expected()[1][0], rel=1e-12)
     assert float(slope) == pytest.approx(1 - LEFT**2, rel=1e-10)
+
+
+def test_the_warm_up_of_a_level_above_is_none_of_a_layers_steps() -> None:
+    """Six updates of fit go before: two for each of the three by which tune warms up."""
+    text = TEXT.replace("STRATEGY", "unroll").replace("warmup    = 5", "warmup    = 0")
+    text = text.replace("sgd(lr = 0.1)\n}", "sgd(lr = 0.1)\n  warmup = 3\n}").replace(
+        "(fit*.w - 1)^2", "(fit*.w - top.b)^2"
+    )
+    text += "level top { var b : real = 1  minimize (tune*.a - 2)^2  optimizer = sgd(lr = 0.1) }"
+    layer = bettyc.loads(text).compile().layer("fit", warm=True)
+    a = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    out = layer(a=a)
+    (slope,) = torch.autograd.grad(out.w, a)
+
+    assert float(out.w.detach()) == pytest.approx(0.5 + 2.5 * LEFT ** (6 + 2), rel=1e-12)
+    assert float(slope) == pytest.approx(1 - LEFT**2, rel=1e-10)
