@@ -90,56 +90,48 @@ def same_data(model: Model, graph: Graph, h: Hierarchy, unit: Unit) -> list[Diag
 
 
 def _judged_by_itself(lower: Level, upper: Level, name: str, unit: Unit) -> Diagnostic:
+    """MLO0502 of a data set, which can be split; of one part of a split, another is there."""
     below, above = (_mentioned(unit, level.name, name) for level in (lower, upper))
-    at = above[0] if above else upper.objective_span
     declared = unit.names.get(name)
+    part = isinstance(declared, ast.Part)
+    return report(
+        "MLO0502",
+        above[0] if above else upper.objective_span,
+        name=name,
+        lower=lower.name,
+        upper=upper.name,
+        label=f"`{upper.name}` is to judge what `{lower.name}` learned",
+        secondary=[Label(below[0], "learned from here")] if below and not part else [],
+        suggestions=_other_parts(name, unit, above)
+        if part
+        else [_split(name, declared, below, above)],
+    )
+
+
+def _split(name: str, declared: object, below: list[Span], above: list[Span]) -> Suggestion:
     edits: list[Edit] = []
-    if isinstance(declared, ast.Part):
-        return _other_part(lower, upper, name, unit, at, above)
     if isinstance(declared, ast.Data) and below and above:
         train, val = f"{name}_train", f"{name}_val"
         end = Span(declared.span.file, declared.span.end, declared.span.end)
         edits = [Edit(end, f"\nsplit {name} into {train} = 0.8, {val} = 0.2")]
         edits += [Edit(span, train) for span in below] + [Edit(span, val) for span in above]
-    return report(
-        "MLO0502",
-        at,
-        name=name,
-        lower=lower.name,
-        upper=upper.name,
-        label=f"`{upper.name}` is to judge what `{lower.name}` learned",
-        secondary=[Label(below[0], "learned from here")] if below else [],
-        suggestions=[
-            Suggestion(
-                f"split `{name}`, and use one part in each level",
-                tuple(edits),
-                "maybe-incorrect" if edits else "has-placeholders",
-            )
-        ],
+    return Suggestion(
+        f"split `{name}`, and use one part in each level",
+        tuple(edits),
+        "maybe-incorrect" if edits else "has-placeholders",
     )
 
 
-def _other_part(
-    lower: Level, upper: Level, name: str, unit: Unit, at: Span, mentions: list[Span]
-) -> Diagnostic:
-    """MLO0502 of one part of a split; another part is there to judge by."""
+def _other_parts(name: str, unit: Unit, mentions: list[Span]) -> list[Suggestion]:
     others = [p.name.text for p in unit.splits[name].parts if p.name.text != name]
-    return report(
-        "MLO0502",
-        at,
-        name=name,
-        lower=lower.name,
-        upper=upper.name,
-        label=f"`{upper.name}` is to judge what `{lower.name}` learned",
-        suggestions=[
-            Suggestion(
-                f"use `{other}`, another part of the split",
-                tuple(Edit(span, other) for span in mentions),
-                "maybe-incorrect",
-            )
-            for other in others
-        ],
-    )
+    return [
+        Suggestion(
+            f"use `{other}`, another part of the split",
+            tuple(Edit(span, other) for span in mentions),
+            "maybe-incorrect",
+        )
+        for other in others
+    ]
 
 
 def _mentioned(unit: Unit, level: str, name: str) -> list[Span]:
