@@ -18,6 +18,7 @@ from bettyc.diagnostics.apply import apply_edits
 from bettyc.diagnostics.model import Diagnostic
 from bettyc.diagnostics.page import page
 from bettyc.diagnostics.registry import FAMILIES, family
+from bettyc.driver import check
 from bettyc.grammar.parse import parse
 
 CODES = [code for digits in FAMILIES for code in family(digits)]
@@ -103,3 +104,25 @@ def test_a_copied_start_alone_asks_for_a_star_above() -> None:
 
     assert found.code == "MLO0319"
     assert [(s.message[:9], s.edits) for s in found.suggestions] == [("if `meta`", ())]
+
+
+def test_a_level_judged_by_its_own_part_of_a_split_is_offered_the_other() -> None:
+    text = """mlo 0.1
+dim n = 20, d = 3
+data all : { x: real[n, d], y: real[n] } from npz("train.npz")
+split all into train = 0.5, val = 0.5
+level fit {
+  var w : real[d] = zeros
+  minimize mean((train.x @ w - train.y)^2) + sum(exp(tune.a) * w^2)
+}
+level tune {
+  var a : real[d] = zeros
+  minimize mean((train.x @ fit*.w - train.y)^2)
+  optimizer = adam(lr = 0.1)
+}
+"""
+    (found,) = [d for d in check(text, "p.mlo").diagnostics if d.code == "MLO0502"]
+    (offered,) = found.suggestions
+
+    assert [edit.text for edit in offered.edits] == ["val", "val"]
+    assert "mean((val.x @ fit*.w - val.y)^2)" in apply_edits(text, offered.edits)
